@@ -81,7 +81,7 @@ def decode(cls: type[T], value: Json, where: str = "") -> T:
         raise _refuse(where, f"must be an object, found {_kind(value)}")
     values: dict[str, Any] = {}
     known: set[str] = set()
-    for name, key, annotation, required in _fields(cls):
+    for name, key, annotation, required in _fields(cast("Any", cls)):
         known.add(key)
         if key in value:
             values[name] = _decode_value(annotation, value[key], f"{where}.{key}")

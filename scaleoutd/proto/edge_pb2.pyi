@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
+from collections.abc import Iterable as _Iterable
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar
+
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf import wrappers_pb2 as _wrappers_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
-from google.protobuf import descriptor as _descriptor
-from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 AUDIT: LogLevel
 DEBUG: LogLevel
@@ -39,7 +42,7 @@ class ActivityReport(_message.Message):
     response: str
     started_at: _timestamp_pb2.Timestamp
     status: str
-    def __init__(self, node_id: _Optional[str] = ..., correlation_id: _Optional[str] = ..., status: _Optional[str] = ..., done: bool = ..., response: _Optional[str] = ..., command_type: _Optional[str] = ..., parameters: _Optional[str] = ..., started_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., completed_at: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, node_id: str | None = ..., correlation_id: str | None = ..., status: str | None = ..., done: bool = ..., response: str | None = ..., command_type: str | None = ..., parameters: str | None = ..., started_at: _timestamp_pb2.Timestamp | _Mapping | None = ..., completed_at: _timestamp_pb2.Timestamp | _Mapping | None = ...) -> None: ...
 
 class AttributeElem(_message.Message):
     __slots__ = ["key", "value"]
@@ -47,7 +50,7 @@ class AttributeElem(_message.Message):
     VALUE_FIELD_NUMBER: _ClassVar[int]
     key: str
     value: str
-    def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    def __init__(self, key: str | None = ..., value: str | None = ...) -> None: ...
 
 class AttributeMessage(_message.Message):
     __slots__ = ["attributes", "client_id", "timestamp"]
@@ -57,7 +60,7 @@ class AttributeMessage(_message.Message):
     attributes: _containers.RepeatedCompositeFieldContainer[AttributeElem]
     client_id: str
     timestamp: _timestamp_pb2.Timestamp
-    def __init__(self, client_id: _Optional[str] = ..., attributes: _Optional[_Iterable[_Union[AttributeElem, _Mapping]]] = ..., timestamp: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., attributes: _Iterable[AttributeElem | _Mapping] | None = ..., timestamp: _timestamp_pb2.Timestamp | _Mapping | None = ...) -> None: ...
 
 class AttributeRecord(_message.Message):
     __slots__ = ["attribute_id", "client_id", "key", "payload", "timestamp"]
@@ -71,7 +74,7 @@ class AttributeRecord(_message.Message):
     key: str
     payload: str
     timestamp: _timestamp_pb2.Timestamp
-    def __init__(self, attribute_id: _Optional[str] = ..., client_id: _Optional[str] = ..., timestamp: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., key: _Optional[str] = ..., payload: _Optional[str] = ...) -> None: ...
+    def __init__(self, attribute_id: str | None = ..., client_id: str | None = ..., timestamp: _timestamp_pb2.Timestamp | _Mapping | None = ..., key: str | None = ..., payload: str | None = ...) -> None: ...
 
 class BacklogReport(_message.Message):
     __slots__ = ["backlog_dropped_total", "backlog_oldest_age_ms", "backlog_total", "client_id"]
@@ -83,7 +86,7 @@ class BacklogReport(_message.Message):
     backlog_oldest_age_ms: float
     backlog_total: int
     client_id: str
-    def __init__(self, client_id: _Optional[str] = ..., backlog_total: _Optional[int] = ..., backlog_dropped_total: _Optional[int] = ..., backlog_oldest_age_ms: _Optional[float] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., backlog_total: int | None = ..., backlog_dropped_total: int | None = ..., backlog_oldest_age_ms: float | None = ...) -> None: ...
 
 class ClientAnnounceRequest(_message.Message):
     __slots__ = ["client_id", "parameters", "type"]
@@ -93,7 +96,7 @@ class ClientAnnounceRequest(_message.Message):
     client_id: str
     parameters: str
     type: str
-    def __init__(self, client_id: _Optional[str] = ..., type: _Optional[str] = ..., parameters: _Optional[str] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., type: str | None = ..., parameters: str | None = ...) -> None: ...
 
 class ClientAvailableMessage(_message.Message):
     __slots__ = ["client_id", "data", "timestamp"]
@@ -103,7 +106,7 @@ class ClientAvailableMessage(_message.Message):
     client_id: str
     data: str
     timestamp: str
-    def __init__(self, client_id: _Optional[str] = ..., data: _Optional[str] = ..., timestamp: _Optional[str] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., data: str | None = ..., timestamp: str | None = ...) -> None: ...
 
 class ClientReport(_message.Message):
     __slots__ = ["client_id", "poll_interval_ms", "reports", "skip_polling_tasks"]
@@ -115,19 +118,19 @@ class ClientReport(_message.Message):
     poll_interval_ms: int
     reports: _containers.RepeatedCompositeFieldContainer[ActivityReport]
     skip_polling_tasks: bool
-    def __init__(self, client_id: _Optional[str] = ..., reports: _Optional[_Iterable[_Union[ActivityReport, _Mapping]]] = ..., poll_interval_ms: _Optional[int] = ..., skip_polling_tasks: bool = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., reports: _Iterable[ActivityReport | _Mapping] | None = ..., poll_interval_ms: int | None = ..., skip_polling_tasks: bool = ...) -> None: ...
 
 class CombinerDirective(_message.Message):
     __slots__ = ["tasks"]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     tasks: _containers.RepeatedCompositeFieldContainer[TaskRequest]
-    def __init__(self, tasks: _Optional[_Iterable[_Union[TaskRequest, _Mapping]]] = ...) -> None: ...
+    def __init__(self, tasks: _Iterable[TaskRequest | _Mapping] | None = ...) -> None: ...
 
 class FileChunk(_message.Message):
     __slots__ = ["data"]
     DATA_FIELD_NUMBER: _ClassVar[int]
     data: bytes
-    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, data: bytes | None = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ["client_id", "heartbeat_interval_ms"]
@@ -135,7 +138,7 @@ class Heartbeat(_message.Message):
     HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     client_id: str
     heartbeat_interval_ms: int
-    def __init__(self, client_id: _Optional[str] = ..., heartbeat_interval_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., heartbeat_interval_ms: int | None = ...) -> None: ...
 
 class InferenceResult(_message.Message):
     __slots__ = ["inference_id", "inference_result_id", "key", "model_id", "node_id", "payload", "timestamp"]
@@ -153,7 +156,7 @@ class InferenceResult(_message.Message):
     node_id: str
     payload: str
     timestamp: _timestamp_pb2.Timestamp
-    def __init__(self, inference_result_id: _Optional[str] = ..., node_id: _Optional[str] = ..., timestamp: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., key: _Optional[str] = ..., payload: _Optional[str] = ..., inference_id: _Optional[str] = ..., model_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, inference_result_id: str | None = ..., node_id: str | None = ..., timestamp: _timestamp_pb2.Timestamp | _Mapping | None = ..., key: str | None = ..., payload: str | None = ..., inference_id: str | None = ..., model_id: str | None = ...) -> None: ...
 
 class MetricElem(_message.Message):
     __slots__ = ["key", "value"]
@@ -161,7 +164,7 @@ class MetricElem(_message.Message):
     VALUE_FIELD_NUMBER: _ClassVar[int]
     key: str
     value: float
-    def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    def __init__(self, key: str | None = ..., value: float | None = ...) -> None: ...
 
 class ModelMetric(_message.Message):
     __slots__ = ["client_id", "metrics", "model_id", "round_id", "session_id", "step", "timestamp"]
@@ -179,13 +182,13 @@ class ModelMetric(_message.Message):
     session_id: str
     step: _wrappers_pb2.UInt32Value
     timestamp: _timestamp_pb2.Timestamp
-    def __init__(self, client_id: _Optional[str] = ..., metrics: _Optional[_Iterable[_Union[MetricElem, _Mapping]]] = ..., timestamp: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[_wrappers_pb2.UInt32Value, _Mapping]] = ..., model_id: _Optional[str] = ..., round_id: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., metrics: _Iterable[MetricElem | _Mapping] | None = ..., timestamp: _timestamp_pb2.Timestamp | _Mapping | None = ..., step: _wrappers_pb2.UInt32Value | _Mapping | None = ..., model_id: str | None = ..., round_id: str | None = ..., session_id: str | None = ...) -> None: ...
 
 class ModelRequest(_message.Message):
     __slots__ = ["model_id"]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     model_id: str
-    def __init__(self, model_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, model_id: str | None = ...) -> None: ...
 
 class ModelResponse(_message.Message):
     __slots__ = ["message", "status"]
@@ -193,7 +196,7 @@ class ModelResponse(_message.Message):
     STATUS_FIELD_NUMBER: _ClassVar[int]
     message: str
     status: ModelStatus
-    def __init__(self, status: _Optional[_Union[ModelStatus, str]] = ..., message: _Optional[str] = ...) -> None: ...
+    def __init__(self, status: ModelStatus | str | None = ..., message: str | None = ...) -> None: ...
 
 class ModelUpdate(_message.Message):
     __slots__ = ["client_id", "config", "correlation_id", "meta", "model_id", "model_update_id", "round_id", "session_id", "timestamp"]
@@ -215,7 +218,7 @@ class ModelUpdate(_message.Message):
     round_id: str
     session_id: str
     timestamp: _timestamp_pb2.Timestamp
-    def __init__(self, client_id: _Optional[str] = ..., model_id: _Optional[str] = ..., model_update_id: _Optional[str] = ..., correlation_id: _Optional[str] = ..., timestamp: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., meta: _Optional[str] = ..., config: _Optional[str] = ..., round_id: _Optional[str] = ..., session_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., model_id: str | None = ..., model_update_id: str | None = ..., correlation_id: str | None = ..., timestamp: _timestamp_pb2.Timestamp | _Mapping | None = ..., meta: str | None = ..., config: str | None = ..., round_id: str | None = ..., session_id: str | None = ...) -> None: ...
 
 class ModelValidation(_message.Message):
     __slots__ = ["client_id", "correlation_id", "data", "model_id", "session_id", "timestamp"]
@@ -231,13 +234,13 @@ class ModelValidation(_message.Message):
     model_id: str
     session_id: str
     timestamp: _timestamp_pb2.Timestamp
-    def __init__(self, client_id: _Optional[str] = ..., model_id: _Optional[str] = ..., data: _Optional[str] = ..., correlation_id: _Optional[str] = ..., timestamp: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., session_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., model_id: str | None = ..., data: str | None = ..., correlation_id: str | None = ..., timestamp: _timestamp_pb2.Timestamp | _Mapping | None = ..., session_id: str | None = ...) -> None: ...
 
 class RecordAck(_message.Message):
     __slots__ = ["record_ids"]
     RECORD_IDS_FIELD_NUMBER: _ClassVar[int]
     record_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, record_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, record_ids: _Iterable[str] | None = ...) -> None: ...
 
 class Response(_message.Message):
     __slots__ = ["parameters", "response"]
@@ -245,7 +248,7 @@ class Response(_message.Message):
     RESPONSE_FIELD_NUMBER: _ClassVar[int]
     parameters: str
     response: str
-    def __init__(self, response: _Optional[str] = ..., parameters: _Optional[str] = ...) -> None: ...
+    def __init__(self, response: str | None = ..., parameters: str | None = ...) -> None: ...
 
 class Status(_message.Message):
     __slots__ = ["client_id", "log_level", "status", "timestamp", "type"]
@@ -259,7 +262,7 @@ class Status(_message.Message):
     status: str
     timestamp: _timestamp_pb2.Timestamp
     type: str
-    def __init__(self, client_id: _Optional[str] = ..., status: _Optional[str] = ..., log_level: _Optional[_Union[LogLevel, str]] = ..., timestamp: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., type: _Optional[str] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., status: str | None = ..., log_level: LogLevel | str | None = ..., timestamp: _timestamp_pb2.Timestamp | _Mapping | None = ..., type: str | None = ...) -> None: ...
 
 class TaskRequest(_message.Message):
     __slots__ = ["client_id", "correlation_id", "data", "model_id", "round_id", "session_id", "status", "timestamp", "type"]
@@ -281,7 +284,7 @@ class TaskRequest(_message.Message):
     status: str
     timestamp: str
     type: str
-    def __init__(self, client_id: _Optional[str] = ..., model_id: _Optional[str] = ..., data: _Optional[str] = ..., correlation_id: _Optional[str] = ..., timestamp: _Optional[str] = ..., session_id: _Optional[str] = ..., round_id: _Optional[str] = ..., type: _Optional[str] = ..., status: _Optional[str] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., model_id: str | None = ..., data: str | None = ..., correlation_id: str | None = ..., timestamp: str | None = ..., session_id: str | None = ..., round_id: str | None = ..., type: str | None = ..., status: str | None = ...) -> None: ...
 
 class TelemetryElem(_message.Message):
     __slots__ = ["key", "value"]
@@ -289,7 +292,7 @@ class TelemetryElem(_message.Message):
     VALUE_FIELD_NUMBER: _ClassVar[int]
     key: str
     value: float
-    def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    def __init__(self, key: str | None = ..., value: float | None = ...) -> None: ...
 
 class TelemetryMessage(_message.Message):
     __slots__ = ["client_id", "record_id", "telemetries", "timestamp"]
@@ -301,7 +304,7 @@ class TelemetryMessage(_message.Message):
     record_id: str
     telemetries: _containers.RepeatedCompositeFieldContainer[TelemetryElem]
     timestamp: _timestamp_pb2.Timestamp
-    def __init__(self, client_id: _Optional[str] = ..., telemetries: _Optional[_Iterable[_Union[TelemetryElem, _Mapping]]] = ..., timestamp: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., record_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, client_id: str | None = ..., telemetries: _Iterable[TelemetryElem | _Mapping] | None = ..., timestamp: _timestamp_pb2.Timestamp | _Mapping | None = ..., record_id: str | None = ...) -> None: ...
 
 class TelemetryRecord(_message.Message):
     __slots__ = ["client_id", "key", "payload", "telemetry_id", "timestamp"]
@@ -315,7 +318,7 @@ class TelemetryRecord(_message.Message):
     payload: str
     telemetry_id: str
     timestamp: _timestamp_pb2.Timestamp
-    def __init__(self, telemetry_id: _Optional[str] = ..., client_id: _Optional[str] = ..., timestamp: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., key: _Optional[str] = ..., payload: _Optional[str] = ...) -> None: ...
+    def __init__(self, telemetry_id: str | None = ..., client_id: str | None = ..., timestamp: _timestamp_pb2.Timestamp | _Mapping | None = ..., key: str | None = ..., payload: str | None = ...) -> None: ...
 
 class LogLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The messages between the runner and a step instance.
+
+One connection is one instance is one task: hello, then in this order
+    Probe → Probed                          at start-up, on an instance of its own
+    Inspect + [model] → Inspected
+    Execute + [log, terminal?] → Started, then Ended       (Cancel may come in between)
+    Gate + [model] → Gated + [weights?]     files opened by a child of the step's uid, read-only
+and each may be answered by Refused, after which the instance is of no more use.  The end of the connection, for any reason,
+kills what runs.  `scratch` outputs of a task are /scratch/out/model.npz and /scratch/out/model.npz-metadata for train,
+/scratch/out/result.json for validate and predict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scaleoutd.core.plan import Enforcement, GateFacts, GateRules, ModelFacts, ModelRules, SandboxPlan, StepResult
+from scaleoutd.core.records import Natural
+from scaleoutd.ipc.channel import message
+
+TRAIN_OUTPUT = "out/model.npz"  # below the scratch folder
+TRAIN_METADATA = "out/model.npz-metadata"
+RESULT_OUTPUT = "out/result.json"
+
+
+@message("probe")
+@dataclass(frozen=True)
+class Probe:
+    """Prove each outcome that `plan` demands by an act that must fail inside, with a control that succeeds outside."""
+
+    plan: SandboxPlan
+
+
+@message("probed")
+@dataclass(frozen=True)
+class Probed:
+    outcomes: tuple[Enforcement, ...]
+    filter_sha256: str = ""
+    landlock_abi: Natural = 0
+
+
+@message("inspect")
+@dataclass(frozen=True)
+class Inspect:
+    """With one descriptor: the model, read-only."""
+
+    plan: SandboxPlan  # its slot and limits
+    rules: ModelRules
+
+
+@message("inspected")
+@dataclass(frozen=True)
+class Inspected:
+    facts: ModelFacts
+
+
+@message("execute")
+@dataclass(frozen=True)
+class Execute:
+    """With one or two descriptors: the log file (append) and, with `terminal`, a pipe for the same bytes at once."""
+
+    plan: SandboxPlan
+    terminal: bool = False
+
+
+@message("started")
+@dataclass(frozen=True)
+class Started:
+    pid: Natural
+
+
+@message("ended")
+@dataclass(frozen=True)
+class Ended:
+    result: StepResult
+
+
+@message("cancel-step")
+@dataclass(frozen=True)
+class CancelStep:
+    pass
+
+
+@message("gate")
+@dataclass(frozen=True)
+class Gate:
+    """With one descriptor for train: the model that was received, to compare with."""
+
+    plan: SandboxPlan
+    rules: GateRules
+
+
+@message("gated")
+@dataclass(frozen=True)
+class Gated:
+    """With one descriptor for train: the weights that the step wrote, read-only."""
+
+    facts: GateFacts
