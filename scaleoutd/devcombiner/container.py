@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -21,6 +23,19 @@ METADATA = "metadata.json"
 WEIGHTS = "training_model.bin"
 MAX_METADATA_BYTES = 1024 * 1024
 MAX_WEIGHTS_BYTES = 2 * 1024**3
+
+# What zipfile raises on hostile bytes, besides BadZipFile: it validates late and lets the decoders' errors through.
+ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +61,7 @@ def read_container(data: bytes, *, max_weights_bytes: int = MAX_WEIGHTS_BYTES) -
             if WEIGHTS not in names:
                 raise _refuse(f"it has no {WEIGHTS}")
             weights = _member(archive, WEIGHTS, max_weights_bytes)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as exc:
+    except ZIP_ERRORS as exc:
         raise _refuse(str(exc)) from exc
     return Container(metadata[0], metadata[1], weights, legacy=False)
 

@@ -16,11 +16,11 @@ import math
 import struct
 import sys
 import zipfile
-import zlib
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scaleoutd.devcombiner.container import ZIP_ERRORS
 from scaleoutd.errors import FormatError
 
 MAGIC = b"\x93NUMPY"
@@ -74,7 +74,7 @@ def read_npz(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> dict[str, Fl
             if total > max_bytes:
                 raise _refuse(f"it inflates to {total} bytes, at most {max_bytes} are read")
             arrays = {_name_of(member): read_npy(archive.read(member)) for member in members}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as exc:
+    except ZIP_ERRORS as exc:
         raise _refuse(f"it is no ZIP archive: {exc}") from exc
     if len(arrays) != len(members):
         raise _refuse("a name appears twice")
