@@ -51,7 +51,7 @@ def make_private_folder(folder: Path) -> Path:
     return folder
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
     """Every byte of `data`; write(2) may take less."""
     view = memoryview(data)
     while view:
