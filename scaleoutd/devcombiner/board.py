@@ -39,6 +39,11 @@ class Board:
         with self._changed:
             return self._changed.wait_for(predicate, timeout_s)
 
+    def wake(self) -> None:
+        """Lets everyone who waits look again."""
+        with self._changed:
+            self._changed.notify_all()
+
     def append(self, kept: list[Any], item: Any) -> None:
         """Adds to one of the lists above and wakes who waits for it."""
         with self._changed:
@@ -84,8 +89,12 @@ class Board:
         round_id: str = "",
         correlation_id: str = "",
     ) -> Offer:
-        """A task for the client's next poll."""
+        """A task for the client's next poll.  A known correlation id is handed out once more and stays one task."""
         with self._changed:
+            if correlation_id in self.offers:
+                self.offers[correlation_id].handed_out_at_s = None
+                self._changed.notify_all()
+                return self.offers[correlation_id]
             offer = Offer(
                 correlation_id=correlation_id or str(uuid.uuid4()),
                 client_id=client_id,
@@ -117,6 +126,11 @@ class Board:
             if fresh:
                 self._changed.notify_all()
             return fresh
+
+    def has_fresh(self, client_id: str) -> bool:
+        """Something waits to be handed out to this client."""
+        with self._changed:
+            return any(o.client_id == client_id and o.handed_out_at_s is None for o in self.offers.values())
 
     def to_stop(self, client_id: str) -> list[Offer]:
         """Tasks of this client that shall stop and have not."""
