@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+# scaleoutd: everything a developer or a new user runs.  `make demo` and `make test` need nothing done before.
+.PHONY: help setup demo test test-full lint format attack-report bench lock proto seccomp clean
+
+PYTEST = .venv/bin/python -m pytest
+
+help:
+	@echo "make demo           set up, then a combiner, two nodes and three rounds on this machine; the trail is shown"
+	@echo "make test           set up, then every test once (linters included)"
+	@echo "make test-full      the same with repetitions: TEST_SCALE=10 unless set"
+	@echo "make lint           ruff and mypy alone"
+	@echo "make attack-report  the attack matrix as a table"
+	@echo "make bench          every benchmark, one JSON object each"
+	@echo "make lock           compile requirements/*.in to hash-locked *.txt"
+	@echo "make proto          generate scaleoutd/proto from edge.proto with the oldest grpcio-tools of the targets"
+	@echo "make seccomp        compile policy/seccomp to scaleoutd/step/filters"
+
+setup:
+	@tools/setup.sh
+
+demo: setup
+	@.venv/bin/scaleoutctl demo
+
+test: setup
+	@tools/setup.sh official
+	@$(PYTEST) tests
+
+test-full: setup
+	@tools/setup.sh official
+	@TEST_SCALE=$${TEST_SCALE:-10} $(PYTEST) --timeout=3600 tests
+
+lint: setup
+	@.venv/bin/ruff check scaleoutd tests benchmarks tools
+	@.venv/bin/ruff format --check scaleoutd tests benchmarks tools
+	@.venv/bin/mypy scaleoutd tests benchmarks tools
+
+format: setup
+	@.venv/bin/ruff check --fix scaleoutd tests benchmarks tools
+	@.venv/bin/ruff format scaleoutd tests benchmarks tools
+
+attack-report: setup
+	@.venv/bin/python -m tests.attack.report
+
+bench: setup
+	@tools/setup.sh official
+	@for file in benchmarks/[a-z]*.py; do .venv/bin/python "$$file" --json || exit 1; done
+
+seccomp: setup
+	@.venv/bin/python tools/compile_seccomp.py
+
+lock: setup
+	@tools/lock.sh
+
+proto:
+	@tools/proto.sh
+
+clean:
+	@rm -rf .venv .venv-official dist build *.egg-info
