@@ -13,6 +13,7 @@ The allowed ways: agent → runner, agent → ledger, runner → step, runner �
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,14 +73,16 @@ class ServerDoor(Protocol):
 
 
 class InheritedClientDoor:
-    """A ClientDoor over the socket pair to the parent."""
+    """A ClientDoor over the socket pair to the parent; threads take turns."""
 
     def __init__(self, connection: Connection) -> None:
         self._parent = Channel(connection, "parent")
+        self._lock = threading.Lock()
 
     def connect(self, room: str, timeout_s: float = 10.0) -> Channel:
-        self._parent.tell(Open(room))
-        received = self._parent.receive(Opened, timeout_s=timeout_s)
+        with self._lock:
+            self._parent.tell(Open(room))
+            received = self._parent.receive(Opened, timeout_s=timeout_s)
         if len(received.descriptors) != 1:
             received.close()
             raise PeerError(f"cannot open a connection to {room}: the parent sent no descriptor")
