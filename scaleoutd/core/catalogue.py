@@ -29,7 +29,6 @@ Status = Literal["success", "failure", "unknown"]
 MAX_TEXT_CHARS = 1024
 MAX_ITEM_CHARS = 256
 MAX_ITEMS = 48
-MAX_KEY_CHARS = 64
 
 # Optional in every event: what it belongs to.
 CONTEXT: dict[str, Kind] = {
@@ -49,7 +48,7 @@ CONTEXT: dict[str, Kind] = {
 }
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+@/-]{0,63}")
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:+@/-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -240,6 +239,10 @@ EVENTS: tuple[EventType, ...] = (
            severity="high", status="failure"),
     _event("ledger", "clock-floor-lowered", LOG_OTHER, "A wrong clock floor was lowered by a recorded command.",
            "from_ms to_ms", "reason", severity="high"),
+    _event("ledger", "clock-jumped", LOG_OTHER, "The clock went ahead by more than a day; unsynchronised it raises no floor.",
+           "from_ms to_ms clock_synchronised:flag", "", severity="medium"),
+    _event("ledger", "floors-noted", LOG_OTHER, "Highest versions and latest time so far; opens each segment but the first.",
+           "time_ms root_version epoch:natural manifest_versions:counts", ""),
     _event("ledger", "segment-closed", LOG_ROTATE, "A segment is complete; the next one begins.", "segment",
            "events:natural size_bytes"
            " first_sequence:natural"),
@@ -348,3 +351,49 @@ def _refuse(name: str, cause: str) -> FormatError:
     return FormatError(
         f"cannot record event {str(name)[:64]!r}: {cause}", code="event-invalid", hint="docs/events.md lists the catalogue."
     )
+
+
+def document() -> str:
+    """docs/events.md."""
+    lines = [
+        "# Events of the audit trail",
+        "",
+        "This page is made from `scaleoutd/core/catalogue.py` (`python -m scaleoutd.core.catalogue > docs/events.md`); a test",
+        "compares them. The format of a line is in [audit-format.md](audit-format.md).",
+        "",
+        "The ledger takes a type only from the rooms named here, and a body only with the keys named here. Every body may also",
+        f"have: {', '.join(f'`{key}`' for key in sorted(CONTEXT))}.",
+        "",
+        f"Kinds: text (at most {MAX_TEXT_CHARS} characters, the rest is cut with a mark); sha256 (64 hex digits); natural (0 to"
+        " 2^53 - 1);",
+        f"flag; texts (a list, at most {MAX_ITEMS} texts of {MAX_ITEM_CHARS} characters); counts (a map of at most {MAX_ITEMS}"
+        " naturals).",
+        "",
+    ]
+    for room in ("agent", "runner", "ledger", "cli"):
+        lines += [f"## {room}", ""]
+        for event in EVENTS:
+            if event.rooms[0] == room:
+                lines += _section(event)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(event: EventType) -> list[str]:
+    place = event.place
+    activity = f"{place.activity_id} ({place.activity_name})" if place.activity_name else str(place.activity_id)
+    lines = [
+        f"### {event.name}",
+        "",
+        event.meaning,
+        "",
+        f"- rooms: {', '.join(event.rooms)}; severity: {event.severity}; status: {event.status}",
+        f"- OCSF: class {place.class_uid}, activity {activity}",
+    ]
+    for title, keys in (("required", event.required), ("optional", event.optional)):
+        if keys:
+            lines.append(f"- {title}: " + ", ".join(f"`{key}` {kind}" for key, kind in keys.items()))
+    return [*lines, ""]
+
+
+if __name__ == "__main__":
+    print(document(), end="")

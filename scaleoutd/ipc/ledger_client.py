@@ -84,6 +84,8 @@ class LedgerClient:
             except PeerError as exc:
                 # The answer may be on the way still: never read from this connection again.
                 self._hang_up()
+                if exc.code == "peer-denied":
+                    raise
                 if time.monotonic() + pause_s >= deadline:
                     raise LedgerError(
                         f"cannot record: the ledger was not reached for {self._retry_for_s:g} s: {exc.message}",
