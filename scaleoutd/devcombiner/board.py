@@ -56,6 +56,7 @@ class Board:
             client = self.clients.setdefault(client_id, ClientSession(client_id, name))
             client.name, client.last_seen_at_s = name, time.monotonic()
             client.certificate_subject, client.certificate_fingerprint = subject, fingerprint
+            self._changed.notify_all()
             return client
 
     def announce(self, client_id: str, kind: str) -> None:

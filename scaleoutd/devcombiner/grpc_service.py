@@ -90,8 +90,8 @@ class EdgeService:
         if isinstance(request, Message):
             self._admission.check_message(caller, request, context)
         delay_s = self._faults.rpc_delays_s.get(method.name, 0.0)
-        if delay_s:
-            closing.wait(delay_s)
+        if delay_s and closing.wait(delay_s):
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the combiner stops")  # or it would take effect while stopping
         self._show(method, "before", context)
         return caller
 

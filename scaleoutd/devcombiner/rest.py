@@ -36,6 +36,7 @@ from scaleoutd.devcombiner.tokens import ACCESS, CLIENT_REFRESH, ENROLLMENT, USE
 from scaleoutd.errors import CredentialError, FormatError
 
 MAX_BODY_BYTES = 64 * 1024
+MAX_DRAIN_BYTES = 1024 * 1024
 SOCKET_TIMEOUT_S = 10.0
 CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
@@ -193,6 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not length.isdigit() or int(length) > MAX_BODY_BYTES:
             self.close_connection = True
+            # A socket closed over unread bytes sends a reset, which may overtake the answer: so some of them are read.
+            self.rfile.read(min(int(length), MAX_DRAIN_BYTES) if length.isdigit() else 0)
             return None
         return self.rfile.read(int(length))
 

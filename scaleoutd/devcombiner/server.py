@@ -43,6 +43,7 @@ from scaleoutd.devcombiner.records import RoundRecord, UpdateRecord, ValidationR
 from scaleoutd.devcombiner.rest import Assignment, RestApi, RestServer
 from scaleoutd.devcombiner.rounds import Session, SessionPlan, keep_model
 from scaleoutd.devcombiner.tokens import CLIENT_REFRESH, ENROLLMENT, USER_REFRESH, TokenOffice
+from scaleoutd.durable import make_private_folder
 from scaleoutd.errors import ConfigError
 from scaleoutd.proto import edge_pb2 as edge
 
@@ -178,10 +179,11 @@ class DevCombiner:
         client_settings: dict[str, Any] | None = None,
         deflate: bool = False,
     ) -> Session:
-        """Begins; `seed_model` is a container or a bare npz.  One session at a time."""
+        """Begins; `seed_model` is a container or a bare npz, FormatError if not.  One session at a time."""
         if self.session is not None and self.session.status == "running":
             raise ConfigError("cannot start a session: one is running")
         plan = SessionPlan(rounds, min_clients, round_timeout_s, validate, client_settings or {}, deflate)
+        read_npz(read_container(seed_model).weights)
         seed_id = keep_model(self.store, seed_model, deflate=deflate)
         self.session = Session(self.board, self.store, plan, seed_id, self.history)
         self.session.start()
@@ -271,4 +273,4 @@ class DevCombiner:
 def _empty(folder: Path | None) -> Path:
     if folder is None or (folder.exists() and any(folder.iterdir())):
         raise ConfigError(f"cannot use {folder}: the folder must be new or empty", hint="Name another --state folder.")
-    return folder
+    return make_private_folder(folder)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,24 +19,10 @@ import pytest
 from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.server import DevCombiner
 
-REPOSITORY = Path(__file__).parents[3]
-ENVIRONMENT = REPOSITORY / ".venv-official"
 PROJECT = Path(__file__).parent / "project"
 SEED = {"0": flat("f4", (2, 2), [0.0, 1.0, 2.0, 3.0]), "1": flat("f8", (1,), [0.5])}
 
 StartClient = Callable[[DevCombiner, str, str, float, int], "subprocess.Popen[bytes]"]
-
-
-@pytest.fixture(scope="session")
-def official_bin() -> Path:
-    """The official client's bin folder; made from the hash-locked list when `make setup` has not."""
-    bin_folder = ENVIRONMENT / "bin"
-    if not (bin_folder / "scaleout").exists():
-        locked = REPOSITORY / "requirements" / "official.txt"
-        subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-        install = [str(bin_folder / "pip"), "install", "-q", "--no-deps", "--require-hashes", "-r", str(locked)]
-        subprocess.run(install, check=True)
-    return bin_folder
 
 
 @pytest.fixture
