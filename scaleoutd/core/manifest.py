@@ -144,26 +144,42 @@ def verify_manifest(
     """Proves the envelope of a project against root, time and floors; `project` is the name that the policy expects."""
     check_clock(now, floors)
     check_root_expiry(root, now)
+    verified = verify_signatures(envelope_bytes, root)
+    check_admission(verified, root, now, floors, project=project)
+    return verified
+
+
+def verify_signatures(envelope_bytes: bytes, root: TrustRoot) -> VerifiedManifest:
+    """The part of the proof that time and floors do not change: a function of these two values, fit for a cache."""
     envelope = parse_envelope(envelope_bytes, STATEMENT_TYPE)
     verified = verify_envelope(envelope, root.public_keys(), 1)
     manifest = parse_manifest(verified.payload)
+    roles = root.authorize(manifest.project, verified.signers)
     sha256 = hashlib.sha256(verified.payload).hexdigest()
+    return VerifiedManifest(manifest, sha256, _ids(verified.signers), roles, root.version, root.development)
+
+
+def check_admission(
+    verified: VerifiedManifest, root: TrustRoot, now: Now, floors: FloorsLike, *, project: str | None = None
+) -> None:
+    """The part of the proof that must be done again for each run."""
+    manifest = verified.manifest
+    check_clock(now, floors)
+    check_root_expiry(root, now)
     if project is not None and manifest.project != project:
         raise VerificationError(
             f"cannot accept the manifest: expected project {project}, found {manifest.project}",
             code="project-mismatch",
             hint="Point the policy's project.path to the right folder, or sign with the right --name.",
         )
-    roles = root.authorize(manifest.project, verified.signers)
-    if sha256 in root.revoked_manifests:
+    if verified.sha256 in root.revoked_manifests:
         raise VerificationError(
-            f"cannot accept version {manifest.version} of {manifest.project}: its manifest {sha256} is revoked",
+            f"cannot accept version {manifest.version} of {manifest.project}: its manifest {verified.sha256} is revoked",
             code="manifest-revoked",
             hint="Install a version that is not revoked.",
         )
     check_dates(manifest, now)
     check_replay(manifest, floors)
-    return VerifiedManifest(manifest, sha256, _ids(verified.signers), roles, root.version, root.development)
 
 
 def check_dates(manifest: Manifest, now: Now) -> None:
