@@ -59,6 +59,7 @@ class RoomSpec:
     name: str
     arguments: Sequence[str]
     server: bool
+    client: bool = True  # asks for connections
     descriptors: Callable[[], tuple[list[str], list[int]]] = lambda: ([], [])
     restart: bool = True
 
@@ -169,14 +170,14 @@ class Rooms:
     # --- doors ------------------------------------------------------------------------------------------------
 
     def _start(self, room: _Room) -> None:
-        asks, room_asks = Connection.pair()
-        passed = [room_asks.fileno()]
-        arguments = [*room.spec.arguments, "--door", str(room_asks.fileno())]
-        gives = room_gives = None
-        if room.spec.server:
-            gives, room_gives = Connection.pair()
-            passed.append(room_gives.fileno())
-            arguments += ["--accept", str(room_gives.fileno())]
+        passed: list[int] = []
+        arguments = list(room.spec.arguments)
+        asks, room_asks = Connection.pair() if room.spec.client else (None, None)
+        gives, room_gives = Connection.pair() if room.spec.server else (None, None)
+        for option, end in (("--door", room_asks), ("--accept", room_gives)):
+            if end is not None:
+                passed.append(end.fileno())
+                arguments += [option, str(end.fileno())]
         more, descriptors = room.spec.descriptors()
         try:
             room.process = subprocess.Popen(
@@ -190,11 +191,12 @@ class Rooms:
         finally:
             for fd in descriptors:
                 os.close(fd)
-            room_asks.close()
-            if room_gives is not None:
-                room_gives.close()
-        room.asks = Channel(asks, room.spec.name)
-        self._selector.register(asks.fileno(), selectors.EVENT_READ, lambda: self._serve(room))
+            for end in (room_asks, room_gives):
+                if end is not None:
+                    end.close()
+        if asks is not None:
+            room.asks = Channel(asks, room.spec.name)
+            self._selector.register(asks.fileno(), selectors.EVENT_READ, lambda: self._serve(room))
         if gives is not None:
             room.gives = Channel(gives, room.spec.name)
             self._selector.register(gives.fileno(), selectors.EVENT_READ, lambda: self._hear(room))

@@ -115,6 +115,24 @@ class Connection:
             raise
         return packet
 
+    def shut(self) -> None:
+        """Says no more; the other end reads the end of file, and we can still read what it says."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the other end is gone already
+
+    def drain(self, timeout_s: float) -> bool:
+        """Reads and drops everything until the other end closes; False when it has not after `timeout_s` seconds."""
+        deadline = time.monotonic() + timeout_s
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                self.receive(left).close()
+            except PeerError as exc:
+                if exc.code == "peer-closed":
+                    return True
+        return False
+
     def close(self) -> None:
         self._socket.close()
 

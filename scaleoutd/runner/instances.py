@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step instances, connected ahead of time, and the conversation with one.
+
+An instance is one connection through the door to the step; its end kills whatever runs in it.  Spares are connected while
+nothing runs, so that a task does not wait for an interpreter to start, and are dropped when they were started under another
+policy.  Each task gets a slot, a step uid of its own, that is free again only when the instance before is gone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts, ModelRules, SandboxPlan, StepResult
+from scaleoutd.errors import LaunchError, PeerError
+from scaleoutd.ipc.channel import Channel, Received
+from scaleoutd.ipc.doors import ClientDoor
+from scaleoutd.ipc.step import (
+    CancelStep,
+    Ended,
+    Execute,
+    Gate,
+    Gated,
+    Inspect,
+    Inspected,
+    Probe,
+    Probed,
+    Started,
+)
+
+SLOTS = 8
+CONNECT_TRIES = 3
+INSPECT_S = 600.0
+GATE_S = 600.0
+PROBE_S = 60.0
+# Above the plan's wall clock: the launcher ends the step, kills what is left and reports.
+GRACE_S = 30.0
+
+
+@dataclass
+class Instance:
+    """One step instance with the slot it may use."""
+
+    channel: Channel
+    slot: int
+    _on_close: Callable[[Instance], None]
+
+    def probe(self, plan: SandboxPlan) -> Probed:
+        return self.channel.ask(Probe(plan), Probed, timeout_s=PROBE_S)
+
+    def inspect(self, plan: SandboxPlan, rules: ModelRules, model: int) -> ModelFacts:
+        return self.channel.ask(Inspect(plan, rules), Inspected, descriptors=[model], timeout_s=INSPECT_S).facts
+
+    def execute(self, plan: SandboxPlan, log: int, terminal: int | None) -> None:
+        """Starts the step; `ended` waits for it."""
+        descriptors = [log] if terminal is None else [log, terminal]
+        self.channel.ask(Execute(plan, terminal is not None), Started, descriptors=descriptors, timeout_s=PROBE_S)
+
+    def cancel(self) -> None:
+        self.channel.tell(CancelStep())
+
+    def ended(self, timeout_s: float) -> StepResult:
+        return self.channel.expect(Ended, timeout_s=timeout_s).result
+
+    def gate(self, plan: SandboxPlan, rules: GateRules, model: int | None) -> tuple[GateFacts, int | None]:
+        """The gate's facts, and for train the weights as a read-only descriptor, the caller's."""
+        self.channel.tell(Gate(plan, rules), [] if model is None else [model])
+        received = self.channel.receive(Gated, timeout_s=GATE_S)
+        wanted = 1 if rules.task == "train" else 0
+        if len(received.descriptors) != wanted:
+            count = len(received.descriptors)
+            received.close()
+            raise PeerError(f"cannot take the gate's answer: it carries {count} descriptors, expected {wanted}")
+        return _facts_of(received), received.take() if wanted else None
+
+    def close(self) -> None:
+        self._on_close(self)
+
+    def __enter__(self) -> Instance:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _facts_of(received: Received) -> GateFacts:
+    message = received.message
+    if not isinstance(message, Gated):
+        raise PeerError("cannot take the gate's answer: it has another type")
+    return message.facts
+
+
+class Instances:
+    """The pool: `take` gives a connected instance with a free slot."""
+
+    def __init__(self, door: ClientDoor, spares: int = 1) -> None:
+        self._door = door
+        self._wanted = spares
+        self._lock = threading.Lock()
+        self._spares: list[Channel] = []
+        self._busy: set[int] = set()
+        self._closed = False
+
+    def take(self) -> Instance:
+        with self._lock:
+            channel = self._spares.pop() if self._spares else None
+            slot = next((number for number in range(SLOTS) if number not in self._busy), None)
+            if slot is None:
+                raise LaunchError(f"cannot start a step: all {SLOTS} slots are in use", code="step-unavailable")
+            self._busy.add(slot)
+        try:
+            if channel is not None and channel.connection.wait(0):
+                channel.close()  # a spare has nothing to say: it is gone
+                channel = None
+            return Instance(channel or self._connect(), slot, self._release)
+        except BaseException:
+            with self._lock:
+                self._busy.discard(slot)
+            raise
+
+    def refill(self) -> None:
+        """Connects spares up to the wanted number; call it after a run, not while one is starting."""
+        while True:
+            with self._lock:
+                if self._closed or len(self._spares) >= self._wanted:
+                    return
+            channel = self._connect()
+            with self._lock:
+                if self._closed or len(self._spares) >= self._wanted:
+                    channel.close()
+                else:
+                    self._spares.append(channel)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for channel in self._spares:
+                channel.close()
+            self._spares.clear()
+
+    def _connect(self) -> Channel:
+        cause: PeerError | None = None
+        for _ in range(CONNECT_TRIES):
+            try:
+                channel = self._door.connect("step")
+            except PeerError as exc:
+                cause = exc
+                continue
+            try:
+                channel.greet("runner")
+                return channel
+            except PeerError as exc:  # the end of the connection before hello: busy, or the instance could not start
+                channel.close()
+                cause = exc
+        raise LaunchError(
+            f"cannot reach a step instance: {cause.message if cause else 'no answer'}",
+            code="step-unavailable",
+            hint="See the launcher's last words in the log; a path bound into its view may be missing.",
+        ) from cause
+
+    def _release(self, instance: Instance) -> None:
+        """Ends the connection, waits until the instance is gone, and frees its slot."""
+        channel = instance.channel
+        try:
+            # Our end says no more; the launcher kills what runs, empties the scratch folder and closes its end.
+            channel.connection.shut()
+            channel.connection.drain(GRACE_S)
+        finally:
+            channel.close()
+            with self._lock:
+                self._busy.discard(instance.slot)

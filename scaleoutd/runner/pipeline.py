@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way of a task through the runner (DESIGN.md section 2), stage by stage.
+
+Each stage takes the frozen values of those before it and returns its own.  A stage that fails raises; `perform` names the
+stage, puts the refusal on record and ends the run.  Nothing is executed before stage 7 is durable, and nothing leaves before
+stage 10 is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scaleoutd.core import catalogue, strictjson
+from scaleoutd.core.clock import DAY_MS, Now
+from scaleoutd.core.grant import Grant, RunsSoFar, authorize
+from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts, SandboxPlan, StepResult
+from scaleoutd.core.policy import Policy
+from scaleoutd.durable import storage_errors
+from scaleoutd.errors import LedgerError, OutputError, PeerError, ScaleoutError, from_code
+from scaleoutd.ipc.messages import Released
+from scaleoutd.runner import egress, planner
+from scaleoutd.runner.environments import resolve_environment
+from scaleoutd.runner.instances import GRACE_S, Instance
+from scaleoutd.runner.link import Link
+from scaleoutd.runner.outbox import Outgoing
+from scaleoutd.runner.receive import IncomingModel, ReceivedModel
+from scaleoutd.runner.room import Room
+from scaleoutd.runner.runs import Run
+from scaleoutd.runner.store import Snapshot, take_snapshot
+from scaleoutd.runner.trust import read_policy, read_trust_root
+from scaleoutd.runner.verify import Proven, prove
+
+# The finding that goes on record when a stage refuses; other stages have only `run-failed`.
+REFUSALS = {
+    "verify": "manifest-refused",
+    "snapshot": "manifest-refused",
+    "authorize": "task-denied",
+    "inspect": "model-refused",
+    "gate": "output-refused",
+}
+KINDS = {"train": "update", "validate": "validation", "predict": "prediction"}
+
+
+@dataclass
+class Task:
+    """A task on its way: who asked, its entry in the run-once table, and the stage it is in."""
+
+    room: Room
+    run: Run
+    link: Link
+    now: Now
+    stage: str = "verify"
+    pending: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    cleanup: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """What every event of this task carries."""
+        offer = self.run.offer
+        return {
+            "run": self.run.name,
+            "correlation_id": offer.correlation_id,
+            "session_id": offer.session_id,
+            "round_id": offer.round_id,
+            "task": offer.task,
+            "model_id": offer.model_id,
+        }
+
+    def note(self, name: str, **body: Any) -> None:
+        """Something for the trail that need not be durable before the next barrier."""
+        self.pending.append((name, {**self.context, **body}))
+
+    def record(self, name: str, **body: Any) -> None:
+        """Makes everything noted, and this, durable with one barrier."""
+        self.note(name, **body)
+        self.room.ledger.record_all(self.pending)
+        self.pending.clear()
+
+
+def perform(task: Task) -> tuple[Released, Outgoing]:
+    """Takes a task from its offer to what is released for it."""
+    with refusals_on_record(task), task.cleanup:
+        task.room.enter(task.run, "accepted")
+        policy = read_policy(task.room.policy_file)
+        proven = verify(task, policy)  # 1
+        grant = grant_task(task, policy, proven)  # 2
+        snapshot = snapshot_project(task, proven)  # 3
+        model, folder = receive(task, grant)  # 4
+        with task.room.instances.take() as instance:
+            plan = make_plan(task, grant, snapshot, folder, instance.slot)  # 6, first: the inspector has its slot and limits
+            facts = inspect(task, grant, instance, plan, model)  # 5
+            record_about_to_run(task, grant, plan, model)  # 7
+            result = execute(task, instance, plan)  # 8
+            outputs = gate(task, grant, instance, plan, model)  # 9
+            outgoing = put_in_outbox(task, facts, result, outputs)
+        return release(task, outgoing), outgoing  # 10
+
+
+@contextmanager
+def refusals_on_record(task: Task) -> Iterator[None]:
+    """Ends the run on record when a stage refuses.  Without a ledger there is no record, so the run stays as it is."""
+    try:
+        yield
+    except (LedgerError, PeerError):
+        # Nothing was decided about the task: its agent is gone, or nothing may happen without a record.  A run that had
+        # begun is found as interrupted when it is offered again.
+        raise
+    except ScaleoutError as exc:
+        body = {"code": exc.code, "message": exc.message, "hint": exc.hint}
+        if task.stage in REFUSALS:
+            named = catalogue.lookup(REFUSALS[task.stage])
+            found = {key: str(value) for key, value in vars(exc).items() if value and named.kind_of(key) == "text"}
+            task.note(named.name, **{**found, **body})
+        task.record("run-failed", **body, stage=task.stage)
+        task.room.enter(task.run, "failed", {"code": exc.code, "message": exc.message[:1024], "hint": exc.hint[:1024]})
+        raise
+
+
+def verify(task: Task, policy: Policy) -> Proven:
+    """1: the project is exactly what enough trusted people signed, in date, and no older than any accepted before."""
+    task.stage = "verify"
+    room = task.room
+    floors = room.floors()
+    root = read_trust_root(Path(policy.trust_root), task.now, floors)
+    proven = prove(Path(policy.project.path), root, policy, floors, task.now)
+    room.accept(proven.manifest, root.version, task.now)
+    manifest = proven.manifest.manifest
+    task.note(
+        "manifest-verified",
+        project=manifest.project,
+        manifest_version=manifest.version,
+        manifest_sha256=proven.manifest.sha256,
+        signers=[root.key_name(keyid) for keyid in proven.manifest.signers],
+        root_version=root.version,
+        trust_root_sha256=root.digest(),
+        files=len(manifest.files),
+    )
+    return proven
+
+
+def grant_task(task: Task, policy: Policy, proven: Proven) -> Grant:
+    """2: the policy allows this task, for this combiner and session, with these settings, within the budget."""
+    task.stage = "authorize"
+    room = task.room
+    runs = RunsSoFar(
+        day=room.runs.count_since(task.now.wall_ms - DAY_MS),
+        session=room.runs.count_since(0, task.run.offer.session_id),
+    )
+    grant = authorize(policy, proven.manifest, task.run.offer, task.now, runs)
+    task.note("task-authorized", policy_sha256=grant.policy_sha256, manifest_sha256=grant.manifest_sha256)
+    return grant
+
+
+def snapshot_project(task: Task, proven: Proven) -> Snapshot:
+    """3: from here on the run sees bytes of the content store only."""
+    task.stage = "snapshot"
+    return take_snapshot(proven, task.room.state / "store")
+
+
+def receive(task: Task, grant: Grant) -> tuple[ReceivedModel, Path]:
+    """4: the model, streamed by the agent into a file of ours, out of its hands, hashed, and linked for the step."""
+    task.stage = "receive"
+    folder = task.room.state / "in" / secrets.token_hex(12)
+    incoming = IncomingModel(task.room.state / "in")
+    task.cleanup.callback(incoming.close)
+    task.link.receive_model(task.run.name, grant.model.max_bytes, incoming.take_writer())
+    model = incoming.seal(grant.model.max_bytes)
+    with storage_errors("make the folder of a model"):
+        folder.mkdir(mode=0o755)
+        folder.chmod(0o755)
+        task.cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        incoming.link(folder / "model.npz")
+        task.note("model-received", sha256=model.sha256, size_bytes=model.size_bytes)
+        settings = folder / "model.npz-metadata"
+        settings.write_text(grant.settings or "{}", encoding="utf-8")
+        settings.chmod(0o444)
+    return model, folder
+
+
+def make_plan(task: Task, grant: Grant, snapshot: Snapshot, folder: Path, slot: int) -> SandboxPlan:
+    """6: a pure function of what was proven and granted."""
+    environment = resolve_environment(grant.environment)
+    return planner.make_plan(
+        planner.PlanInputs(
+            run=task.run.name,
+            backend=task.room.backend,
+            slot=slot,
+            task=grant.task,
+            command=grant.command,
+            snapshot=str(snapshot.path),
+            model_folder=str(folder),
+            scratch=str(task.room.scratch / str(slot)),
+            python=environment.python,
+            environment_binds=environment.binds,
+            data_sets={name: rule.path for name, rule in grant.data_sets.items()},
+            limits=grant.limits,
+            outcomes=grant.outcomes,
+        )
+    )
+
+
+def inspect(task: Task, grant: Grant, instance: Instance, plan: SandboxPlan, model: ReceivedModel) -> ModelFacts:
+    """5: a confined child reads the model; we get a few facts and never its bytes."""
+    task.stage = "inspect"
+    task.link.stage("inspect")
+    facts = instance.inspect(plan, grant.model, model.descriptor)
+    task.note(
+        "model-inspected",
+        format=facts.format,
+        arrays=facts.arrays,
+        parameters=facts.parameters,
+        arrays_sha256=facts.arrays_sha256,
+        container=facts.container,
+        helper_type=facts.helper_type,
+        model_sha256=model.sha256,
+    )
+    return facts
+
+
+def record_about_to_run(task: Task, grant: Grant, plan: SandboxPlan, model: ReceivedModel) -> None:
+    """7: durable before anything runs: which code, on which model, in which environment, under which policy."""
+    task.stage = "record"
+    attempt = task.run.attempts + 1
+    task.room.enter(task.run, "about-to-run", {"attempt": attempt})
+    task.record(
+        "run-about-to-start",
+        attempt=attempt,
+        project=grant.project,
+        manifest_sha256=grant.manifest_sha256,
+        manifest_version=grant.manifest_version,
+        model_sha256=model.sha256,
+        environment=grant.environment_id,
+        environment_sha256=grant.environment.digest,
+        data_sets=sorted(grant.data_sets),
+        policy_sha256=grant.policy_sha256,
+        command=list(plan.command),
+        limits=egress.limit_counts(grant.limits),
+        backend=plan.backend,
+        slot=plan.slot,
+        outcomes=list(plan.outcomes),
+    )
+
+
+def execute(task: Task, instance: Instance, plan: SandboxPlan) -> StepResult:
+    """8: the step runs; its end, its use and what was in force go on record, whatever it was."""
+    task.stage = "execute"
+    task.link.stage("execute")
+    with task.room.output_file(task.run.name) as log:
+        instance.execute(plan, log, task.room.terminal)
+        task.link.watch(instance)
+        result = instance.ended(plan.limits.wall_clock_s + GRACE_S)
+    task.note("run-ended", **egress.result_body(result))
+    error = failure_of(result, plan)
+    if error is not None:
+        raise error
+    return result
+
+
+def failure_of(result: StepResult, plan: SandboxPlan) -> ScaleoutError | None:
+    """The error that a result stands for; None for a step that ended well."""
+    if result.ended == "exited" and result.exit_status == 0:
+        return None
+    task = plan.environment.get("SCALEOUTD_TASK", "the step")
+    if result.code is not None:
+        return from_code(result.code, f"cannot finish {task}: {egress.CAUSES.get(result.code, result.code)}")
+    if result.ended == "signalled":
+        return from_code("step-killed", f"cannot finish {task}: it was ended by signal {result.signal}")
+    return from_code(
+        "step-failed",
+        f"cannot finish {task}: `{' '.join(plan.command[:2])}` ended with status {result.exit_status}",
+        "What it printed is in the output file of this run.",
+    )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What may leave: the body, the weights as a read-only descriptor (train), and the keys that are withheld."""
+
+    body: bytes
+    weights: int | None
+    withheld: tuple[str, ...]
+
+
+def gate(task: Task, grant: Grant, instance: Instance, plan: SandboxPlan, model: ReceivedModel) -> Outputs:
+    """9: the outputs, checked in a confined child; then the egress rules say what of them may leave."""
+    task.stage = "gate"
+    task.link.stage("gate")
+    training = grant.task == "train"
+    rules = GateRules(
+        task=grant.task,
+        output_bytes=min(grant.limits.output_bytes, grant.egress.max_update_bytes),
+        model=grant.model if training else None,
+    )
+    facts, weights = instance.gate(plan, rules, model.descriptor if training else None)
+    if weights is not None:
+        task.cleanup.callback(os.close, weights)
+    if facts.model is not None and facts.model.container != "none":
+        raise OutputError(
+            "cannot take the update: the step wrote a container, expected raw weights",
+            hint="Write the weights themselves to the second argument, as the contract of `train` says.",
+        )
+    body, withheld = egress.filter_body(grant, _metadata(facts))
+    task.note("outputs-accepted", size_bytes=facts.size_bytes, withheld=list(withheld), keys=sorted(json.loads(body)))
+    return Outputs(body, weights, withheld)
+
+
+def _metadata(facts: GateFacts) -> dict[str, Any]:
+    value = strictjson.parse(facts.metadata.encode(), max_bytes=64 * 1024, allow_floats=True, what="the step's metadata")
+    if not isinstance(value, dict):
+        raise OutputError("cannot take the step's metadata: it is not a JSON object", code="metrics-invalid")
+    return value
+
+
+def put_in_outbox(task: Task, facts: ModelFacts, result: StepResult, outputs: Outputs) -> Outgoing:
+    """The exact bytes that will leave, durable: from here on nothing is lost."""
+    update_id = str(uuid.uuid4()) if outputs.weights is not None else ""
+    helper = facts.helper_type or "numpyhelper"
+    outgoing = task.room.outbox.put(task.run.name, outputs.body, outputs.weights, model_id=update_id, helper_type=helper)
+    fields = {
+        "sha256": outgoing.sha256,
+        "size_bytes": outgoing.size_bytes,
+        "model_update_id": update_id,
+        "exec_ms": result.wall_ms,
+        "withheld": list(outputs.withheld),
+    }
+    task.room.enter(task.run, "computed", fields)
+    return outgoing
+
+
+def release(task: Task, outgoing: Outgoing) -> Released:
+    """10: on record, with digest, size and destination, before the descriptor leaves the runner."""
+    task.stage = "release"
+    offer = task.run.offer
+    computed = next(line.fields for line in reversed(task.run.history) if line.state == "computed")
+    update_id = str(computed["model_update_id"])
+    withheld = tuple(computed["withheld"])
+    what = {"sha256": outgoing.sha256, "size_bytes": outgoing.size_bytes, "model_update_id": update_id or None}
+    body = outgoing.body.decode()
+    task.note("computed", kind=KINDS[offer.task], **what)
+    task.record(
+        "release", kind=KINDS[offer.task], **what, destination=offer.combiner, keys=sorted(json.loads(body)), withheld=withheld
+    )
+    if task.run.state != "released":
+        task.room.enter(task.run, "released")
+    return Released(
+        run=task.run.name,
+        task=offer.task,
+        body=body,
+        size_bytes=outgoing.size_bytes,
+        sha256=outgoing.sha256,
+        exec_ms=int(computed["exec_ms"]),
+        model_update_id=update_id,
+        withheld=withheld,
+    )

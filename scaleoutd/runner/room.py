@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the runner has at hand for every task: its folders, the ledger, the step instances, the table, the clock, the floors.
+
+    STATE/store/           content store: snapshots by manifest digest
+    STATE/in/              models on their way to a step
+    STATE/runs/            the run-once table
+    STATE/outbox/          what may leave
+    STATE/output/          what steps printed, one bounded file a run
+    STATE/scratch/<slot>/  scratch folders of the slots (in the service they lie outside the runner's own state)
+    STATE/floors.json      highest versions and latest time ever accepted; the ledger keeps its own, the higher one counts
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from scaleoutd.core import clock, records, strictjson
+from scaleoutd.core.clock import Now
+from scaleoutd.core.manifest import VerifiedManifest
+from scaleoutd.core.strictjson import Json
+from scaleoutd.durable import make_private_folder, replace_file, storage_errors
+from scaleoutd.ipc.ledger_client import LedgerClient
+from scaleoutd.runner.instances import Instances
+from scaleoutd.runner.outbox import Outbox
+from scaleoutd.runner.runs import Run, Runs
+
+SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
+# The time floor is written when it rose by this much: a write for every task would be a barrier for every task.
+FLOOR_STEP_MS = 60_000
+
+
+def read_clock() -> Now:
+    """The time as a value.  Without systemd-timesyncd's mark the clock counts as not synchronised, so it raises no floor."""
+    return Now(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000, SYNCHRONISED.exists())
+
+
+@dataclass
+class Room:
+    """The runner's belongings.  `terminal` is a pipe to whoever watches in the foreground."""
+
+    state: Path
+    policy_file: Path
+    ledger: LedgerClient
+    instances: Instances
+    backend: Literal["namespaces", "systemd", "inner"] = "namespaces"
+    terminal: int | None = None
+    runs: Runs = field(init=False)
+    outbox: Outbox = field(init=False)
+
+    def __post_init__(self) -> None:
+        make_private_folder(self.state)
+        for name in ("store", "output", "scratch"):
+            make_private_folder(self.state / name)
+        with storage_errors("make the folder of models"):
+            (self.state / "in").mkdir(mode=0o711, exist_ok=True)
+            for path in (self.state / "in").iterdir():  # models of runs that a crash ended
+                for inner in path.iterdir():
+                    inner.unlink()
+                path.rmdir()
+        self.runs = Runs(self.state / "runs")
+        self.outbox = Outbox(self.state / "outbox")
+
+    @property
+    def scratch(self) -> Path:
+        return self.state / "scratch"
+
+    def now(self) -> Now:
+        return read_clock()
+
+    def enter(self, run: Run, state: str, fields: Mapping[str, Json] | None = None) -> None:
+        """Goes on to `state` in the run-once table; durable when this returns."""
+        run.enter(state, self.now().wall_ms, fields)
+
+    @contextmanager
+    def output_file(self, run: str) -> Iterator[int]:
+        """The file that takes what a step prints; a second attempt appends."""
+        path = self.state / "output" / f"{run}.log"
+        with storage_errors(f"open {path}"):
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    # --- floors -----------------------------------------------------------------------------------------------
+
+    def own_floors(self) -> clock.Floors:
+        path = self.state / "floors.json"
+        if not path.exists():
+            return clock.Floors()
+        with storage_errors(f"read {path}"):
+            data = path.read_bytes()
+        return records.decode(clock.Floors, strictjson.parse(data, max_bytes=1 << 20, what="the floors"), "floors")
+
+    def floors(self) -> clock.Floors:
+        """The higher of ours and the ledger's: restoring one of the two folders does not bring old code back."""
+        return clock.highest(self.own_floors(), self.ledger.floors())
+
+    def accept(self, manifest: VerifiedManifest, root_version: int, now: Now) -> None:
+        """Keeps what was accepted as the new floor."""
+        before = self.own_floors()
+        project, version = manifest.manifest.project, manifest.manifest.version
+        after = clock.raised(before, now, root_version=root_version, project=project, manifest_version=version)
+        risen = (after.root_version, after.manifest_versions) != (before.root_version, before.manifest_versions)
+        if risen or after.time_ms >= before.time_ms + FLOOR_STEP_MS:
+            replace_file(self.state / "floors.json", strictjson.canonical(records.encode(after)))

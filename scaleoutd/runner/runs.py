@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The run-once table: which correlation ids were run, how far each came, and what became of it.
+
+    RUNS/<run>/task.json   the offer, canonical JSON
+    RUNS/<run>/state       one line for each transition (core.taskstate.RUN_STATES), durable before it counts
+
+The name of a run is drawn from its correlation id, so the same id always meets the same entry: a taken agent cannot run a
+task twice by asking twice, nor by making the runner forget (only `forgotten` entries end, and they stay).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from scaleoutd.core import records, strictjson
+from scaleoutd.core.strictjson import Json
+from scaleoutd.core.taskstate import RUN_STATES, Line, encode
+from scaleoutd.durable import AppendFile, make_private_folder, replace_file, storage_errors, sync_folder
+from scaleoutd.ipc.messages import TaskOffer
+
+MAX_OFFER_BYTES = 64 * 1024
+
+
+def run_name(correlation_id: str) -> str:
+    """The run's name: 24 hex digits of the SHA-256 of its correlation id."""
+    return hashlib.sha256(correlation_id.encode()).hexdigest()[:24]
+
+
+@dataclass
+class Run:
+    """One entry of the table, open."""
+
+    name: str
+    offer: TaskOffer
+    history: list[Line]
+    torn_bytes: int
+    _file: AppendFile
+
+    @property
+    def state(self) -> str:
+        return self.history[-1].state if self.history else ""
+
+    @property
+    def fields(self) -> Mapping[str, Json]:
+        """Fields of the latest line."""
+        return self.history[-1].fields if self.history else {}
+
+    def field(self, state: str, name: str) -> Json:
+        """A field of the latest line that entered `state`; None when there is none."""
+        for line in reversed(self.history):
+            if line.state == state:
+                return line.fields.get(name)
+        return None
+
+    @property
+    def attempts(self) -> int:
+        """How often it was about to run."""
+        return sum(1 for line in self.history if line.state == "about-to-run")
+
+    def enter(self, state: str, at_ms: int, fields: Mapping[str, Json] | None = None) -> None:
+        """Goes on to `state`; durable when this returns."""
+        line = RUN_STATES.advance(self.history[-1] if self.history else None, state, at_ms, fields)
+        self._file.append(encode(line))
+        self.history.append(line)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Runs:
+    """The table in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = make_private_folder(folder)
+
+    def open(self, offer: TaskOffer) -> Run:
+        """The entry of the offer's correlation id, made when there is none."""
+        name = run_name(offer.correlation_id)
+        folder = self.folder / name
+        if not folder.is_dir():
+            with storage_errors(f"make the entry of run {name}"):
+                folder.mkdir(mode=0o700)
+            replace_file(folder / "task.json", strictjson.canonical(records.encode(offer)))
+            sync_folder(self.folder)
+        return self._open(name)
+
+    def find(self, name: str) -> Run | None:
+        return self._open(name) if (self.folder / name / "task.json").exists() else None
+
+    def _open(self, name: str) -> Run:
+        folder = self.folder / name
+        with storage_errors(f"read the entry of run {name}"):
+            data = (folder / "task.json").read_bytes()
+        offer = records.decode(TaskOffer, strictjson.parse(data, max_bytes=MAX_OFFER_BYTES, what="a task offer"))
+        file = AppendFile(folder / "state")
+        return Run(name, offer, RUN_STATES.parse(file.lines), len(file.torn), file)
+
+    def all(self) -> Iterator[Run]:
+        """Every entry; the caller closes each."""
+        for path in sorted(self.folder.iterdir()):
+            # A crash between mkdir and task.json leaves an empty folder: that offer was never answered.
+            if (path / "task.json").exists():
+                yield self._open(path.name)
+
+    def count_since(self, since_ms: int, session_id: str | None = None) -> int:
+        """Runs that were about to run at or after `since_ms`, of one session when it is given."""
+        total = 0
+        for run in self.all():
+            try:
+                if session_id is None or run.offer.session_id == session_id:
+                    total += sum(1 for line in run.history if line.state == "about-to-run" and line.at_ms >= since_ms)
+            finally:
+                run.close()
+        return total

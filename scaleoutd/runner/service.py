@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runner as a process: takes connections, one thread each; one task runs at a time.
+
+At start it proves the outcomes that the policy demands, puts that on record, and takes up what a crash left in the run-once
+table.  Then it serves until its door closes or SIGTERM comes.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from scaleoutd import __version__
+from scaleoutd.core.plan import Enforcement
+from scaleoutd.core.policy import Policy
+from scaleoutd.errors import LaunchError, LedgerError, PeerError, PolicyDeniedError, ScaleoutError, from_code
+from scaleoutd.ipc.channel import Channel, Refused
+from scaleoutd.ipc.doors import ServerDoor
+from scaleoutd.ipc.messages import Delivered, Forgotten, Released, TaskOffer
+from scaleoutd.ipc.step import Probed
+from scaleoutd.runner import planner
+from scaleoutd.runner.environments import resolve_environment
+from scaleoutd.runner.link import Link
+from scaleoutd.runner.outbox import Outgoing
+from scaleoutd.runner.pipeline import Task, perform, release
+from scaleoutd.runner.room import Room
+from scaleoutd.runner.runs import Run
+from scaleoutd.runner.trust import read_policy
+
+# A result stays in the outbox until the agent says what became of it; an agent that is silent this long is asked no more.
+DELIVERY_S = 24 * 3600.0
+# Begun so often and never ended: something about the task ends the instance or the room.
+MAX_ATTEMPTS = 3
+
+
+class Runner:
+    """Serves the connections of `door`."""
+
+    def __init__(self, room: Room, log: Callable[[str], None]) -> None:
+        self.room = room
+        self.log = log
+        self._one_at_a_time = threading.Lock()
+        self._digests: dict[str, str] = {}
+
+    def start(self) -> str:
+        """Probes, recovers and records; returns one line for people.  Raises when a demanded outcome cannot be proven."""
+        policy = read_policy(self.room.policy_file)
+        self._digests = {"policy": policy.digest()}
+        probed = self._probe(policy)
+        self.room.ledger.record(
+            "runner-started",
+            version=__version__,
+            policy_sha256=policy.digest(),
+            backend=self.room.backend,
+            outcomes=[told(item) for item in probed.outcomes],
+            seccomp_sha256=probed.filter_sha256 or None,
+            landlock_abi=probed.landlock_abi,
+            development=policy.development,
+            formats=list(policy.model_formats),
+            kernel=os.uname().release,
+            clock_synchronised=self.room.now().synchronised,
+            pid=os.getpid(),
+        )
+        left_open = [item.name for item in probed.outcomes if item.status == "open"]
+        if left_open:
+            self.room.ledger.record("outcome-open", outcomes=left_open, backend=self.room.backend)
+        self.recover()
+        self.room.instances.refill()
+        proven = sum(1 for item in probed.outcomes if item.status in ("proven", "enforced"))
+        return f"sandbox {self.room.backend}: {proven} of {len(policy.outcomes)} demanded outcomes proven" + (
+            f"; OPEN: {', '.join(left_open)}" if left_open else ""
+        )
+
+    def _probe(self, policy: Policy) -> Probed:
+        if not policy.environments:
+            return Probed(())
+        name = sorted(policy.environments)[0]
+        environment = resolve_environment(policy.environments[name])
+        with self.room.instances.take() as instance:
+            plan = planner.make_plan(
+                planner.PlanInputs(
+                    run="probe",
+                    backend=self.room.backend,
+                    slot=instance.slot,
+                    task="train",
+                    command=[environment.python],
+                    snapshot=str(self.room.state / "store"),
+                    model_folder=str(self.room.state / "in"),
+                    scratch=str(self.room.scratch / str(instance.slot)),
+                    python=environment.python,
+                    environment_binds=environment.binds,
+                    data_sets={},
+                    limits=policy.limits.of_run(),
+                    outcomes=policy.outcomes,
+                )
+            )
+            return instance.probe(plan)
+
+    def recover(self) -> None:
+        """Puts on record what a crash left: half-written files, and runs that had begun and not computed."""
+        for name in self.room.outbox.abandoned:
+            self.room.ledger.record("state-repaired", file=f"outbox/{name}", torn_bytes=0, reason="half-written result")
+        for run in self.room.runs.all():
+            try:
+                if run.torn_bytes:
+                    self.room.ledger.record("state-repaired", file=f"runs/{run.name}/state", torn_bytes=run.torn_bytes)
+                self._interrupt(run)
+            finally:
+                run.close()
+
+    def _interrupt(self, run: Run) -> None:
+        if run.state in ("accepted", "about-to-run"):
+            found = run.state
+            self.room.ledger.record(
+                "run-interrupted",
+                run=run.name,
+                attempt=run.attempts,
+                correlation_id=run.offer.correlation_id,
+                task=run.offer.task,
+                found=found,
+                state="interrupted",
+            )
+            self.room.enter(run, "interrupted", {"found": found})
+
+    # --- connections ------------------------------------------------------------------------------------------
+
+    def serve(self, door: ServerDoor) -> None:
+        """Accepts until the door closes."""
+        while True:
+            try:
+                channel = door.accept()
+            except PeerError as exc:
+                if exc.code == "peer-closed":
+                    return
+                self.log(f"refused a connection: {exc.message}")
+                continue
+            threading.Thread(target=self.handle, args=[channel], name=f"task of {channel.peer}", daemon=True).start()
+
+    def handle(self, channel: Channel) -> None:
+        """One connection: one task, from its offer to what became of it."""
+        try:
+            channel.greet("runner", self._digests)
+            offer = channel.expect(TaskOffer)
+            # A client that waits for its turn costs a thread, not a run.
+            with self._one_at_a_time:
+                answer = self._answer(offer, Link(channel))
+            if answer is not None:
+                self._deliver(channel, *answer)
+        except PeerError as exc:
+            self.log(f"connection of {channel.peer} ended: {exc.message}")
+        except ScaleoutError as exc:
+            self.log(f"task of {channel.peer} refused: {exc.message} [{exc.code}]")
+            self._refuse(channel, exc)
+        except Exception as exc:  # a bug must not take the room down with it; it is told and the task fails
+            self.log(f"bug while serving {channel.peer}: {exc!r}")
+            self._refuse(channel, ScaleoutError(f"cannot run the task: {type(exc).__name__} in the runner"))
+            raise
+        finally:
+            channel.close()
+
+    @staticmethod
+    def _refuse(channel: Channel, error: ScaleoutError) -> None:
+        try:
+            channel.tell(Refused.of(error))
+        except PeerError:
+            pass  # the asker is gone; what happened is on record
+
+    def _answer(self, offer: TaskOffer, link: Link) -> tuple[Released, Outgoing] | None:
+        """Runs the task, or answers from the run-once table when it was run before."""
+        run = self.room.runs.open(offer)
+        try:
+            if run.state in ("computed", "released"):
+                task = Task(self.room, run, link, self.room.now())
+                outgoing = self.room.outbox.get(
+                    run.name, int(run.field("computed", "size_bytes")), str(run.field("computed", "sha256"))
+                )
+                return release(task, outgoing), outgoing
+            if run.state == "failed":
+                raise from_code(str(run.fields["code"]), str(run.fields["message"]), str(run.fields.get("hint", "")))
+            if run.state == "forgotten":
+                raise PolicyDeniedError(
+                    f"cannot run {offer.correlation_id} again: its result was delivered before", code="run-repeated"
+                )
+            self._interrupt(run)  # its agent went away in the middle; the connection's end killed what ran
+            if run.attempts >= MAX_ATTEMPTS:
+                raise self._give_up(run)
+            return perform(Task(self.room, run, link, self.room.now()))
+        finally:
+            run.close()
+            threading.Thread(target=self._refill, name="refill", daemon=True).start()
+
+    def _give_up(self, run: Run) -> ScaleoutError:
+        error = LaunchError(
+            f"cannot finish the task: it was begun {run.attempts} times and never ended",
+            hint="See the log for why the step instance or a room went away, for example for want of memory.",
+        )
+        body = {"code": error.code, "message": error.message, "hint": error.hint}
+        self.room.ledger.record("run-failed", run=run.name, correlation_id=run.offer.correlation_id, stage="execute", **body)
+        self.room.enter(run, "failed", body)
+        return error
+
+    def _refill(self) -> None:
+        try:
+            self.room.instances.refill()
+        except ScaleoutError as exc:
+            self.log(f"no spare step instance: {exc.message}")
+
+    def _deliver(self, channel: Channel, released: Released, outgoing: Outgoing) -> None:
+        """Hands over what was released, and forgets it when the agent knows what became of it."""
+        if outgoing.weights:
+            fd = outgoing.open_container()
+            try:
+                channel.tell(released, [fd])
+            finally:
+                os.close(fd)
+        else:
+            channel.tell(released)
+        delivered = channel.expect(Delivered, timeout_s=DELIVERY_S)
+        run = self.room.runs.find(delivered.run)
+        if run is None or delivered.run != released.run:
+            raise PeerError(f"cannot forget run {delivered.run}: this connection is about {released.run}")
+        try:
+            self.room.ledger.record(
+                "outbox-forgotten",
+                run=run.name,
+                correlation_id=run.offer.correlation_id,
+                outcome=delivered.outcome,
+                sha256=released.sha256,
+                size_bytes=released.size_bytes,
+            )
+            if run.state != "forgotten":
+                self.room.enter(run, "forgotten", {"outcome": delivered.outcome})
+            self.room.outbox.remove(run.name)
+        finally:
+            run.close()
+        channel.tell(Forgotten(run.name))
+
+    def stop(self, reason: str) -> None:
+        try:
+            self.room.ledger.record("runner-stopped", reason=reason)
+        except LedgerError as exc:
+            self.log(f"stopped without a record: {exc.message}")
+        self.room.instances.close()
+
+
+def told(item: Enforcement) -> str:
+    """`no-socket-out: proven (netns, seccomp)`."""
+    return f"{item.name}: {item.status}" + (f" ({', '.join(item.providers)})" if item.providers else "")
+
+
+class Stopped(Exception):
+    """SIGTERM came."""
+
+
+def stop_on_sigterm() -> None:
+    """Makes SIGTERM raise `Stopped` in the main thread."""
+
+    def raise_stopped(signum: int, frame: FrameType | None) -> None:
+        raise Stopped
+
+    signal.signal(signal.SIGTERM, raise_stopped)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def run(room: Room, door: ServerDoor, ready: Callable[[str], None]) -> int:
+    """The room's life; returns its exit status."""
+
+    def log(line: str) -> None:
+        print(f"runner: {line}", file=sys.stderr, flush=True)
+
+    runner = Runner(room, log)
+    stop_on_sigterm()
+    reason = "the parent is gone"
+    try:
+        ready(runner.start())
+        runner.serve(door)
+    except Stopped:
+        reason = "SIGTERM"
+    except ScaleoutError as exc:
+        log(f"{exc.message} [{exc.code}]" + (f"\n        {exc.hint}" if exc.hint else ""))
+        return exc.exit_status
+    runner.stop(reason)
+    return 0
