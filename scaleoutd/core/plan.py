@@ -32,6 +32,11 @@ OUTCOMES: tuple[Outcome, ...] = (
     "no-survivor",
 )
 
+# As root a step of slot n runs as uid and gid STEP_UID_BASE + n.  Above every range of accounts that distributions,
+# systemd (uids.conf: containers end at 1879048191, foreign ids begin at 2147352576), subuid and SSSD's id mapping
+# (ends at 2000200000) give out, and below 2^31.
+STEP_UID_BASE = 2_100_000_000
+
 Task = Literal["train", "validate", "predict"]
 HostPath = Annotated[str, Text(4096, r"/[^\x00-\x1f]*", 1)]
 ViewPath = Annotated[str, Text(4096, r"/[^\x00-\x1f]*", 1)]

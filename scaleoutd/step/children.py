@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Confined children of the launcher that run our own code: forked without exec while the launcher is warm.
+
+A child gets a function, a few descriptors and a uid, and gives back one JSON object of at most 64 KiB.  It is confined
+before it looks at a byte of anybody else: the slot's uid, rlimits, no capability, no_new_privs, an (almost) empty Landlock
+ruleset, a filter.  Its wall clock is the launcher's, and so is its end.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from scaleoutd.core import strictjson
+from scaleoutd.errors import LaunchError, LimitExceededError, PeerError, ScaleoutError, from_code
+from scaleoutd.step import confine, syscalls
+from scaleoutd.step.confine import Identity
+from scaleoutd.step.landlock import Grant
+
+MAX_RESULT_BYTES = 64 * 1024
+_HEADROOM_BYTES = 512 << 20  # of address space, over what the launcher has mapped
+
+Work = Callable[..., tuple[dict[str, Any], Sequence[int]]]
+"""Called with the given descriptors; returns a JSON object and descriptors to hand up."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How a child is confined."""
+
+    identity: Identity
+    program: bytes
+    landlock_abi: int
+    cpu_s: int
+    wall_clock_s: float
+    grants: tuple[Grant, ...] = ()
+    files: bool = False  # may open (within `grants`) and delete files
+    folder: str = "/"  # working folder
+    connection_fd: int = -1  # when it hangs up, the child is killed
+
+
+@dataclass
+class Outcome:
+    value: dict[str, Any]
+    descriptors: list[int] = field(default_factory=list)
+
+
+def call(cell: Cell, work: Work, descriptors: Sequence[int] = ()) -> Outcome:
+    """Runs `work` in a confined child.
+
+    Raises the ScaleoutError that the child reports; LimitExceededError when it runs too long; LaunchError when it ends
+    without a word, which is what a filter or an rlimit does to a child that was taken over.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        _run(cell, work, descriptors, theirs.fileno())
+    theirs.close()
+    try:
+        return _collect(cell, ours)
+    finally:
+        ours.close()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def _collect(cell: Cell, sock: socket.socket) -> Outcome:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    if cell.connection_fd >= 0:
+        poll.register(cell.connection_fd, 0)  # only POLLHUP
+    deadline = time.monotonic() + cell.wall_clock_s
+    while True:
+        left = deadline - time.monotonic()
+        events = dict(poll.poll(max(0, int(left * 1000))))
+        if sock.fileno() in events:
+            break
+        if events:
+            raise PeerError("cannot go on: the runner closed the connection", code="peer-closed")
+        if time.monotonic() >= deadline:
+            raise LimitExceededError(
+                f"cannot read the data: the confined reader ran longer than {cell.wall_clock_s:.0f} s", code="limit-wall-clock"
+            )
+    data, control, flags, _ = sock.recvmsg(MAX_RESULT_BYTES + 1, socket.CMSG_SPACE(64), socket.MSG_CMSG_CLOEXEC)
+    numbers = array.array("i")
+    for level, kind, payload in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
+    received = list(numbers)
+    try:
+        if not data:
+            raise LaunchError(
+                "cannot read the data: the confined reader ended without an answer",
+                hint="It was killed by a limit or by its filter; the data may be hostile or need more memory than it may have.",
+            )
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(received) > 4:
+            raise LaunchError("cannot read the data: the answer of the confined reader is too large")
+        value = strictjson.parse(data, max_bytes=MAX_RESULT_BYTES, what="the answer of the confined reader")
+        if not isinstance(value, dict):
+            raise LaunchError("cannot read the data: the answer of the confined reader is no object")
+        if "failed" in value:
+            raise _error_of(value["failed"])
+    except BaseException:
+        for fd in received:
+            os.close(fd)
+        raise
+    return Outcome(value, received)
+
+
+def _error_of(failed: Any) -> ScaleoutError:
+    if not isinstance(failed, dict) or not all(isinstance(failed.get(key), str) for key in ("code", "message", "hint")):
+        return LaunchError("cannot read the data: the confined reader reported an error that cannot be read")
+    return from_code(failed["code"], failed["message"][:2000], failed["hint"][:2000])
+
+
+def _run(cell: Cell, work: Work, descriptors: Sequence[int], answer: int) -> NoReturn:
+    """The child.  Never returns."""
+    try:
+        kept = _settle([answer, *descriptors])
+        confine_child(cell)
+        value, passed = work(*kept[1:])
+        _answer(kept[0], value, passed)
+        os._exit(0)
+    except BaseException as exc:  # noqa: BLE001 - told to the launcher, then the process ends
+        try:
+            _answer(kept[0], {"failed": _failure(exc)}, ())
+        except BaseException:  # noqa: BLE001, S110 - the launcher reports an end without an answer
+            pass
+    os._exit(70)
+
+
+def _settle(descriptors: Sequence[int]) -> list[int]:
+    """Moves `descriptors` to 0, 1, 2 … and closes all others."""
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in descriptors]
+    for target, fd in enumerate(moved):
+        os.dup2(fd, target)
+    syscalls.close_range(len(moved))
+    return list(range(len(moved)))
+
+
+def confine_child(cell: Cell) -> None:
+    os.setsid()
+    os.umask(0o077)
+    confine.default_signals()
+    with confine.stage("rlimits"):
+        mapped = _mapped_bytes()
+        files = resource.RLIM_INFINITY if cell.files else 0
+        confine.set_rlimits(
+            [
+                (resource.RLIMIT_CPU, cell.cpu_s, cell.cpu_s + 1),
+                (resource.RLIMIT_AS, mapped + _HEADROOM_BYTES, mapped + _HEADROOM_BYTES),
+                (resource.RLIMIT_CORE, 1, 1),
+                (resource.RLIMIT_FSIZE, 0, 0),
+                (resource.RLIMIT_NOFILE, 256 if files else 0, 256 if files else 0),
+                (resource.RLIMIT_MSGQUEUE, 0, 0),
+            ]
+        )
+    with confine.stage("working folder"):
+        os.chdir(cell.folder)  # before the change of uid: the folders above may be closed to the step's uid
+    confine.become(cell.identity)
+    with confine.stage("rlimits"):
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+    confine.restrict(cell.grants, cell.program, abi=cell.landlock_abi)
+
+
+def _mapped_bytes() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+def _answer(fd: int, value: dict[str, Any], passed: Sequence[int]) -> None:
+    data = strictjson.canonical(value)
+    if passed:
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", passed))]
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+        sock.sendmsg([data], control, socket.MSG_NOSIGNAL)
+        sock.detach()
+    else:
+        os.write(fd, data)
+
+
+def _failure(exc: BaseException) -> dict[str, str]:
+    if isinstance(exc, ScaleoutError):
+        return {"code": exc.code, "message": exc.message[:2000], "hint": exc.hint[:2000]}
+    if isinstance(exc, MemoryError):
+        return {"code": "limit-memory", "message": "cannot read the data: it needs more memory than the reader may have", "hint": ""}
+    text = f"{type(exc).__name__}: {exc}".encode("ascii", "replace").decode()
+    return {"code": "internal", "message": f"cannot read the data: {text}"[:2000], "hint": ""}

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One execution, as the launcher sees it: start, serve, end, report.
+
+A loop over poll(2), without threads: the connection (cancel, end of file), pid 1's reports, the listener of the filter, the
+output pipe, and the wall clock.  Everything that ends a run goes through `_kill`: SIGKILL to pid 1 of the run, and the kernel
+kills the pid namespace with it.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import select
+import signal
+import socket
+import time
+from typing import Any
+
+from scaleoutd.core import strictjson
+from scaleoutd.core.plan import Enforcement, SandboxPlan, StepResult
+from scaleoutd.errors import CODES, LaunchError, PeerError, from_code
+from scaleoutd.ipc.channel import Channel
+from scaleoutd.ipc.step import CancelStep, Ended, Started
+from scaleoutd.step import init, limits, namespaces
+from scaleoutd.step.seccomp import Filters, Supervisor
+
+_READ_BYTES = 64 * 1024
+_START_TIMEOUT_S = 20.0
+_SERVE_AT_ONCE = 64  # notifications answered before the other descriptors get their turn
+
+
+class Execution:
+    """One run of one plan.  `run` is called once."""
+
+    def __init__(self, channel: Channel, order: init.Order, group: limits.Cgroup, filters: Filters) -> None:
+        self._channel = channel
+        self._order = order
+        self._plan: SandboxPlan = order.plan
+        self._group = group
+        self._names = filters.names
+        self._pid = 0
+        self._supervisor: Supervisor | None = None
+        self._report: dict[str, Any] | None = None
+        self._verdict: tuple[str, str] | None = None  # ended, code
+        self._printed = 0
+        self._dropped = 0
+        self._peer_gone = False
+
+    def run(self, log_fd: int, terminal_fd: int | None) -> None:
+        """Executes the plan and tells Started and Ended; raises when nothing was run or the runner is gone."""
+        out_read, out_write = os.pipe2(os.O_CLOEXEC)
+        control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        door, their_door = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        start = time.monotonic()
+        try:
+            self._pid = self._fork(out_write, their_control.fileno(), their_door.fileno())
+            os.close(out_write)
+            their_control.close()
+            their_door.close()
+            os.set_blocking(out_read, False)
+            self._await_exec(door, control)
+            self._channel.tell(Started(self._pid))
+            self._serve(control, out_read, log_fd, terminal_fd, start + self._plan.limits.wall_clock_s)
+            self._kill()
+            self._drain(out_read, log_fd, terminal_fd)
+            wall_ms = int((time.monotonic() - start) * 1000)
+        finally:
+            self._kill()
+            door.close()
+            control.close()
+            os.close(out_read)
+            if self._supervisor:
+                self._supervisor.close()
+        if self._peer_gone:
+            raise PeerError("cannot report the run: the runner closed the connection", code="peer-closed")
+        self._channel.tell(Ended(self._result(wall_ms)))
+
+    def _fork(self, out: int, control: int, door: int) -> int:
+        try:
+            pid = namespaces.fork_in_pid_namespace() if self._order.own_namespaces else os.fork()
+        except OSError as exc:
+            raise LaunchError(f"cannot start the step: {exc.strerror} ({exc.filename or 'fork'})") from exc
+        if pid == 0:
+            init.run(self._order, out, control, door)
+        return pid
+
+    def _await_exec(self, door: socket.socket, control: socket.socket) -> None:
+        """Takes the listener; returns when the exec has happened, raises what failed."""
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        poll = select.poll()
+        poll.register(door, select.POLLIN)
+        poll.register(control, select.POLLIN)
+        poll.register(self._channel.fileno(), 0)
+        while True:
+            events = dict(poll.poll(max(0, int((deadline - time.monotonic()) * 1000))))
+            if self._channel.fileno() in events:
+                raise PeerError("cannot start the step: the runner closed the connection", code="peer-closed")
+            if control.fileno() in events:
+                self._raise_failure(_receive(control)[0])
+            if door.fileno() in events:
+                body, descriptors = _receive(door)
+                if descriptors:
+                    self._supervisor = Supervisor(descriptors[0], self._names)
+                elif body is None and self._supervisor:
+                    return
+                else:
+                    self._raise_failure(body)
+            elif time.monotonic() >= deadline:
+                raise LaunchError(f"cannot start the step: its stages took longer than {_START_TIMEOUT_S:.0f} s")
+
+    def _raise_failure(self, body: dict[str, Any] | None) -> None:
+        failed = (body or {}).get("failed")
+        if not isinstance(failed, dict):
+            raise LaunchError("cannot start the step: its first process ended without a word")
+        raise from_code(str(failed.get("code")), str(failed.get("message")), str(failed.get("hint", "")))
+
+    def _serve(self, control: socket.socket, out: int, log_fd: int, terminal_fd: int | None, deadline: float) -> None:
+        """Until pid 1 has reported, a limit is reached, or the runner cancels or goes away."""
+        assert self._supervisor is not None
+        poll = select.poll()
+        for fd in (control.fileno(), out, self._supervisor.fd, self._channel.fileno()):
+            poll.register(fd, select.POLLIN)
+        while self._report is None and self._verdict is None:
+            left_ms = int((deadline - time.monotonic()) * 1000)
+            if left_ms <= 0:
+                self._verdict = ("limit", "limit-wall-clock")
+                return
+            events = dict(poll.poll(min(left_ms + 1, 60_000)))
+            if self._channel.fileno() in events:
+                self._take_message()
+            if self._supervisor.fd in events:
+                if events[self._supervisor.fd] & select.POLLIN:
+                    self._answer_notifications()
+                else:
+                    poll.unregister(self._supervisor.fd)  # POLLHUP: the last process with the filter is gone
+            if out in events and not self._copy_output(out, log_fd, terminal_fd):
+                poll.unregister(out)
+            if control.fileno() in events:
+                self._take_report(control)
+
+    def _answer_notifications(self) -> None:
+        assert self._supervisor is not None
+        again = select.poll()
+        again.register(self._supervisor.fd, select.POLLIN)
+        for _ in range(_SERVE_AT_ONCE):
+            self._supervisor.answer_one()
+            events = again.poll(0)
+            if not events or not events[0][1] & select.POLLIN:
+                return
+
+    def _take_message(self) -> None:
+        try:
+            self._channel.expect(CancelStep, timeout_s=0)
+        except PeerError:  # end of file, or a message that has no place here: either way the run has lost its sponsor
+            self._peer_gone = True
+        self._verdict = ("cancelled", "step-cancelled")
+
+    def _take_report(self, control: socket.socket) -> None:
+        body, _ = _receive(control)
+        if body is None:  # pid 1 was killed, by the OOM killer or from outside
+            code = "limit-memory" if self._group.oom_kills() else "step-killed"
+            self._verdict = ("limit" if code == "limit-memory" else "signalled", code)
+        elif "over" in body:
+            code = str(body["over"])
+            self._verdict = ("limit", code if code in CODES else "internal")
+        elif "ended" in body:
+            self._report = body["ended"]
+        else:
+            self._raise_failure(body)
+
+    def _copy_output(self, out: int, log_fd: int, terminal_fd: int | None) -> bool:
+        """Copies what is in the pipe now, at most one buffer; False at its end."""
+        try:
+            data = os.read(out, _READ_BYTES)
+        except BlockingIOError:
+            return True
+        if not data:
+            return False
+        kept = data[: max(0, self._plan.limits.stdout_bytes - self._printed)]
+        self._printed += len(kept)
+        self._dropped += len(data) - len(kept)
+        _write_all(log_fd, kept)
+        if terminal_fd is not None and kept:
+            _write_now(terminal_fd, kept)
+        return True
+
+    def _drain(self, out: int, log_fd: int, terminal_fd: int | None) -> None:
+        """The rest of the pipe: every writer is dead, so there is an end."""
+        while True:
+            poll = select.poll()
+            poll.register(out, select.POLLIN)
+            if not poll.poll(1000) or not self._copy_output(out, log_fd, terminal_fd):
+                return
+
+    def _kill(self) -> None:
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+            _, _, self._usage = os.wait4(self._pid, 0)
+            self._pid = 0
+
+    def _result(self, wall_ms: int) -> StepResult:
+        report = self._report or {}
+        cpu_ms = int((self._usage.ru_utime + self._usage.ru_stime) * 1000)
+        status = report.get("status")
+        ended, code = self._verdict or ("signalled" if status is not None and status < 0 else "exited", None)
+        if self._report is not None:
+            code = self._limit_behind(report)
+            ended = "limit" if code else ended
+        return StepResult(
+            ended=ended,  # type: ignore[arg-type]
+            exit_status=status if status is not None and status >= 0 else None,
+            signal=-status if status is not None and status < 0 else None,
+            code=code,
+            wall_ms=wall_ms,
+            cpu_ms=max(cpu_ms, int(report.get("cpu_ms", 0))),
+            max_rss_bytes=self._usage.ru_maxrss * 1024,
+            stdout_bytes=self._printed,
+            stdout_dropped_bytes=self._dropped,
+            scratch_bytes=int(report.get("scratch_bytes", 0)),
+            killed_processes=int(report.get("killed", 0)),
+            denied=dict(self._supervisor.denied) if self._supervisor else {},
+            enforced=(*limits.enforcement(self._group, self._plan.limits), *self._outcomes()),
+        )
+
+    def _limit_behind(self, report: dict[str, Any]) -> str | None:
+        """The limit that made the main process fail, as far as the kernel lets us know."""
+        status, bounds = report["status"], self._plan.limits
+        if report["scratch_bytes"] > bounds.scratch_bytes:
+            return "limit-scratch"
+        if status == 0:
+            return None
+        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and report["cpu_ms"] >= bounds.cpu_s * 1000):
+            return "limit-cpu"
+        if self._group.oom_kills():
+            return "limit-memory"
+        if status == -signal.SIGXFSZ or report["largest_bytes"] >= bounds.file_size_bytes:
+            return "limit-file-size"
+        if self._group.forks_refused() or report["most_processes"] >= bounds.processes:
+            return "limit-processes"
+        return None
+
+    def _outcomes(self) -> tuple[Enforcement, ...]:
+        from scaleoutd.step import outcomes
+
+        return outcomes.as_enforced(self._order)
+
+
+def _receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """One packet of pid 1 or the main process; (None, []) at the end of file."""
+    try:
+        data, control, _, _ = sock.recvmsg(16 * 1024, socket.CMSG_SPACE(16), socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        return None, []
+    descriptors = array.array("i")
+    for level, kind, payload in control:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(payload)
+    if not data:
+        return None, []
+    body = strictjson.parse(data, max_bytes=16 * 1024, what="a report of pid 1")
+    return (body if isinstance(body, dict) else {}), list(descriptors)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _write_now(fd: int, data: bytes) -> None:
+    """To the terminal as far as it takes it at once: a stopped terminal must not stop the launcher."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    for start in range(0, len(data), select.PIPE_BUF):
+        events = poll.poll(0)
+        if not events or not events[0][1] & select.POLLOUT:
+            return
+        try:
+            os.write(fd, data[start : start + select.PIPE_BUF])
+        except OSError:  # the reader is gone; the log has it all
+            return

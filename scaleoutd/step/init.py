@@ -1,0 +1,287 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pid 1 of a run, and the child of it that becomes the step.
+
+Pid 1 builds the view, forks the main process, gives up everything, and then only reaps, measures and waits.  When the main
+process ends it kills what is left (kill(-1) reaches the run's pid namespace and nothing else), counts it, reports, and ends;
+the kernel would kill the rest even if it did not.  When the launcher goes away, its end of `control` hangs up and pid 1 ends.
+
+With the backend `inner` there is no pid namespace: the same process is then a child subreaper and kills its descendants
+until none is left.
+
+On `control` (SOCK_SEQPACKET, JSON): {"failed": …}, {"over": code}, {"ended": …}.  On `door`: {"failed": …} or the listener's
+descriptor; end of file on `door` means that exec succeeded.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from scaleoutd.core.plan import SandboxPlan
+from scaleoutd.errors import LaunchError, ScaleoutError
+from scaleoutd.step import confine, limits, namespaces, syscalls, view, watch
+from scaleoutd.step.confine import Identity
+
+NULL, OUT, ERR, CONTROL, DOOR = 0, 1, 2, 3, 4
+_TICK_S = 0.1
+_PROCESSES_OF_OURS = {"namespaces": 3, "inner": 3}  # launcher, pid 1, and the main process before its exec
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that a run needs, made by the launcher before the fork."""
+
+    plan: SandboxPlan
+    view: view.View
+    identity: Identity
+    program: bytes
+    landlock_abi: int
+    cgroup_files: tuple[str, ...]
+    watch_memory: bool
+    own_namespaces: bool
+    scratch: str  # as pid 1 sees it
+
+
+def run(order: Order, out: int, control: int, door: int) -> NoReturn:
+    """The child's side of the launcher's fork.  Never returns."""
+    try:
+        _settle_descriptors(out, control, door)
+        os.setsid()
+        os.umask(0o022)
+        with confine.stage("cgroup"):
+            for path in order.cgroup_files:
+                _write(path, "0")
+        if order.own_namespaces:
+            with confine.stage("namespaces and view"):
+                namespaces.enter(order.view)
+        else:
+            syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        wakeup = _catch_children()
+        main = os.fork()
+        if main == 0:
+            _become_step(order)
+        os.close(DOOR)
+        confine.become(order.identity)
+        grants = order.view.grants
+        if not order.own_namespaces:
+            grants = (*grants, view.Grant("/proc", "read"))
+        # No scopes: a scoped pid 1 could not signal the run, which lives in a Landlock domain of its own.
+        confine.restrict(grants, order.program, abi=order.landlock_abi, scopes=False)
+        _wait(order, main, wakeup)
+    except BaseException as exc:  # noqa: BLE001 - the last line of defence: report, then end with everything
+        _tell(CONTROL, {"failed": _failure(exc)})
+    os._exit(70)
+
+
+def _settle_descriptors(out: int, control: int, door: int) -> None:
+    """0 is /dev/null, 1 and 2 the output, 3 control, 4 door; nothing else stays open."""
+    with confine.stage("descriptors"):
+        above = 10  # out of the way of the numbers below
+        out, control, door = (fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in (out, control, door))
+        null = fcntl.fcntl(os.open("/dev/null", os.O_RDONLY), fcntl.F_DUPFD, above)
+        for target, source in ((NULL, null), (OUT, out), (ERR, out), (CONTROL, control), (DOOR, door)):
+            os.dup2(source, target)
+        syscalls.close_range(DOOR + 1)
+
+
+def _catch_children() -> socket.socket:
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(right.fileno(), warn_on_full_buffer=False)
+    _keep.append(right)
+    return left
+
+
+_keep: list[socket.socket] = []
+
+
+def _become_step(order: Order) -> NoReturn:
+    """The inner stage, then exec.  Any error is told through the door; nothing runs."""
+    plan = order.plan
+    try:
+        signal.set_wakeup_fd(-1)
+        with confine.stage("descriptors"):
+            os.dup2(DOOR, CONTROL, inheritable=False)
+            syscalls.close_range(CONTROL + 1)
+        with confine.stage("session"):
+            os.setsid()
+            os.umask(0o077)
+        with confine.stage("oom_score_adj"):
+            _raise_oom_score(order)
+        with confine.stage("rlimits"):
+            others = _PROCESSES_OF_OURS[plan.backend]
+            confine.set_rlimits(limits.rlimits_of(plan.limits, others=others, address_space=order.watch_memory))
+        with confine.stage("working folder"):
+            os.chdir(plan.cwd)
+        confine.default_signals()
+        confine.become(order.identity)
+        listener = confine.restrict(order.view.grants, order.program, abi=order.landlock_abi, listener=True)
+        _tell(CONTROL, {"listener": True}, [listener])
+        os.close(listener)
+        os.execvpe(plan.command[0], list(plan.command), dict(plan.environment))
+    except BaseException as exc:  # noqa: BLE001 - told through the door, then the process ends
+        if isinstance(exc, OSError):
+            exc = LaunchError(
+                f"cannot start {plan.command[0]!r}: {exc.strerror}",
+                hint="The program must lie in the view of the step and be executable by everybody.",
+            )
+        _tell(CONTROL, {"failed": _failure(exc)})
+    os._exit(70)
+
+
+def _raise_oom_score(order: Order) -> None:
+    """Then /proc becomes read-only, so that the step cannot lower it again even without Landlock."""
+    if not order.identity.change:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # /proc/self is root's while the process is not dumpable
+    _write("/proc/self/oom_score_adj", confine.OOM_SCORE_FIRST)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    if order.own_namespaces:
+        namespaces.make_read_only("/proc")
+
+
+def _wait(order: Order, main: int, wakeup: socket.socket) -> NoReturn:
+    """Reaps and measures until the main process ends, then kills, counts and reports."""
+    poll = select.poll()
+    poll.register(CONTROL, 0)  # only POLLHUP: the launcher is gone
+    poll.register(wakeup, select.POLLIN)
+    watcher = _Watcher(order)
+    while True:
+        events = dict(poll.poll(_TICK_S * 1000))
+        if CONTROL in events:
+            _kill_rest(order)
+            os._exit(0)
+        if wakeup.fileno() in events:
+            wakeup.recv(4096)
+        status = _reap(main)
+        if status is not None:
+            break
+        code = watcher.look()
+        if code:
+            _tell(CONTROL, {"over": code})
+    killed = _kill_rest(order)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    tree = watch.measure_tree(order.scratch, time.monotonic() + 10.0)
+    _tell(CONTROL, {"ended": {
+        "status": status,
+        "killed": killed,
+        "cpu_ms": int((usage.ru_utime + usage.ru_stime) * 1000),
+        "max_rss_bytes": usage.ru_maxrss * 1024,
+        "scratch_bytes": tree.bytes,
+        "largest_bytes": tree.largest_bytes,
+        "most_processes": watcher.most_processes,
+    }})  # fmt: skip
+    os._exit(0)
+
+
+class _Watcher:
+    """Limits that no kernel object holds for the whole run: total CPU, memory without a cgroup, scratch."""
+
+    def __init__(self, order: Order) -> None:
+        self.most_processes = 0
+        self._order = order
+        self._next_look = 0.0
+        self._next_walk = 0.0
+        self._told = False
+
+    def look(self) -> str | None:
+        """The code of a limit that is exceeded, once."""
+        now = time.monotonic()
+        if self._told or now < self._next_look:
+            return None
+        bounds = self._order.plan.limits
+        sample = watch.sample(_members(self._order))
+        self.most_processes = max(self.most_processes, sample.processes)
+        code = None
+        if sample.cpu_s >= bounds.cpu_s:
+            code = "limit-cpu"
+        elif self._order.watch_memory and sample.memory_bytes > bounds.memory_bytes:
+            code = "limit-memory"
+        elif now >= self._next_walk and self._walk().bytes > bounds.scratch_bytes:
+            code = "limit-scratch"
+        # A look at many processes or files may take long: at most a fifth of the time goes into looking.
+        self._next_look = time.monotonic() + max(_TICK_S / 2, 4 * (time.monotonic() - now))
+        self._told = code is not None
+        return code
+
+    def _walk(self) -> watch.Tree:
+        start = time.monotonic()
+        tree = watch.measure_tree(self._order.scratch, start + 2.0)
+        self._next_walk = time.monotonic() + max(_TICK_S, 4 * (time.monotonic() - start))
+        return tree
+
+
+def _members(order: Order) -> list[int]:
+    return watch.members(None if order.own_namespaces else os.getpid())
+
+
+def _reap(main: int) -> int | None:
+    """Reaps every zombie; the main process's exit code as os.waitstatus_to_exitcode has it, or None."""
+    result = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return result
+        if pid == 0:
+            return result
+        if pid == main:
+            result = os.waitstatus_to_exitcode(status)
+
+
+def _kill_rest(order: Order) -> int:
+    """Kills what is left of the run and reaps it; returns how many there were."""
+    alive = watch.sample(_members(order)).processes
+    deadline = time.monotonic() + 5.0
+    while time.monotonic() < deadline:
+        try:
+            if order.own_namespaces:
+                os.kill(-1, signal.SIGKILL)
+            else:
+                for pid in _members(order):
+                    os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # nobody is left
+        try:
+            while True:
+                pid, _ = os.waitpid(-1, 0 if order.own_namespaces else os.WNOHANG)
+                if pid == 0:
+                    break
+        except ChildProcessError:
+            return alive
+        time.sleep(0.002)
+    return alive
+
+
+def _failure(exc: BaseException) -> dict[str, str]:
+    if isinstance(exc, ScaleoutError):
+        return {"code": exc.code, "message": exc.message[:2000], "hint": exc.hint[:2000]}
+    return {"code": "launch-failed", "message": f"cannot run the step: {type(exc).__name__}: {exc}"[:2000], "hint": ""}
+
+
+def _tell(fd: int, body: dict[str, Any], descriptors: list[int] | None = None) -> None:
+    """Sends one packet on the bare descriptor; when the launcher is gone there is nobody to tell, and the caller ends."""
+    control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        try:
+            sock.sendmsg([json.dumps(body).encode()], control, socket.MSG_NOSIGNAL)
+        except BrokenPipeError:
+            os._exit(70)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

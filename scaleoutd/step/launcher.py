@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program of a step instance: one connection, one task, then the end.
+
+It holds no secret and decides nothing: the runner sends plans, this room carries them out and reports.  When the connection
+ends, for any reason, everything that runs is killed and scratch is emptied.  SIGINT of a terminal is ignored: the runner
+decides what it means.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from scaleoutd.core.plan import SandboxPlan
+from scaleoutd.errors import KernelSupportError, LaunchError, PeerError, ScaleoutError
+from scaleoutd.ipc.channel import Channel, Received, Refused
+from scaleoutd.ipc.packets import Connection
+from scaleoutd.ipc.step import Execute, Gate, Inspect, Probe
+from scaleoutd.step import children, confine, execute, init, limits, namespaces, scratch, seccomp, syscalls, view
+from scaleoutd.step.start import CONNECTION_FD
+
+
+class Launcher:
+    """The session with the runner."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._filters = seccomp.load()
+        self._abi = min(syscalls.landlock_abi(), 7)
+        self._namespaces_error = _prepare_namespaces()
+        self._scratch: tuple[str, confine.Identity] | None = None
+        self._serial = 0
+
+    def serve(self) -> None:
+        """Greets, then answers requests until the connection ends."""
+        try:
+            self._channel.greet("step", {"filter": self._filters.step_sha256})
+            while True:
+                received = self._channel.receive(Probe, Inspect, Execute, Gate)
+                try:
+                    self._answer(received)
+                finally:
+                    received.close()
+        except PeerError as exc:
+            if exc.code != "peer-closed":
+                raise
+        finally:
+            self._clean_up()
+
+    def _answer(self, received: Received) -> None:
+        handlers: dict[type[Any], Callable[[Received], None]] = {Execute: self._execute}
+        try:
+            handlers[type(received.message)](received)
+        except ScaleoutError as exc:
+            if isinstance(exc, PeerError) and exc.code == "peer-closed":
+                raise
+            self._channel.tell(Refused.of(exc))
+
+    def _execute(self, received: Received) -> None:
+        request: Execute = received.message
+        if len(received.descriptors) != (2 if request.terminal else 1):
+            raise PeerError("cannot execute: the log file and, with `terminal`, a pipe must come with the message")
+        plan = request.plan
+        order, group = self.order_of(plan)
+        try:
+            self._prepare_scratch(plan, order.identity)
+            run = execute.Execution(self._channel, order, group, self._filters)
+            run.run(received.descriptors[0], received.descriptors[1] if request.terminal else None)
+        finally:
+            group.remove()
+
+    def order_of(self, plan: SandboxPlan) -> tuple[init.Order, limits.Cgroup]:
+        """What pid 1 needs to carry out `plan`, and the cgroup of the run."""
+        self._check(plan)
+        identity = confine.identity_of_slot(plan.slot)
+        own = plan.backend == "namespaces"
+        sight = view.of_plan(plan, identity.uid, identity.gid) if own else view.of_host(plan)
+        self._serial += 1
+        group = limits.make_cgroup(plan.limits, f"scaleoutd-step-{os.getpid()}-{self._serial}", others=1)
+        order = init.Order(
+            plan=plan,
+            view=sight,
+            identity=identity,
+            program=self._filters.step,
+            landlock_abi=self._abi,
+            cgroup_files=tuple(group.entrances()),
+            watch_memory=group.memory is None,
+            own_namespaces=own,
+            scratch=view.SCRATCH if own else plan.scratch,
+        )
+        return order, group
+
+    def _check(self, plan: SandboxPlan) -> None:
+        if plan.backend == "systemd":
+            raise KernelSupportError(
+                "cannot run the step: backend systemd is not in this build", hint="Use the backend namespaces."
+            )
+        if plan.backend == "namespaces" and self._namespaces_error:
+            raise self._namespaces_error
+        if plan.seccomp_sha256 is not None and plan.seccomp_sha256 != self._filters.step_sha256:
+            raise LaunchError(
+                f"cannot run the step: the filter here has SHA-256 {self._filters.step_sha256}, the plan demands"
+                f" {plan.seccomp_sha256}",
+                hint="Restart the rooms so that all run the same package.",
+            )
+
+    def _prepare_scratch(self, plan: SandboxPlan, identity: confine.Identity) -> None:
+        scratch.make(plan.scratch, identity)
+        self._scratch = (plan.scratch, identity)
+        children.call(self._file_cell(identity, plan.scratch), _renew, [])
+
+    def _file_cell(self, identity: confine.Identity, folder: str) -> children.Cell:
+        """A child that may open, and delete, what lies in `folder`."""
+        return children.Cell(
+            identity=identity,
+            program=self._filters.step,
+            landlock_abi=self._abi,
+            cpu_s=120,
+            wall_clock_s=180,
+            grants=(view.Grant(".", "write"),),
+            files=True,
+            folder=folder,
+        )
+
+    def _clean_up(self) -> None:
+        """Empties scratch when the connection has ended."""
+        if self._scratch is not None:
+            path, identity = self._scratch
+            children.call(self._file_cell(identity, path), _empty, [])
+
+
+def _renew() -> tuple[dict[str, Any], tuple[int, ...]]:
+    scratch.empty(".")
+    scratch.make_output_folder(".")
+    return {}, ()
+
+
+def _empty() -> tuple[dict[str, Any], tuple[int, ...]]:
+    scratch.empty(".")
+    return {}, ()
+
+
+def _prepare_namespaces() -> KernelSupportError | None:
+    """For an ordinary user: the user namespace, once.  The error is kept: the backend `inner` does not need it."""
+    if os.geteuid() == 0:
+        return None
+    try:
+        namespaces.enter_user_namespace()
+    except KernelSupportError as exc:
+        return exc
+    return None
+
+
+def main() -> None:
+    """Entry point; the connection is descriptor 3.  See start.py."""
+    os.umask(0o077)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+    channel = Channel(Connection.from_descriptor(CONNECTION_FD), "runner")
+    os.set_inheritable(CONNECTION_FD, False)
+    try:
+        Launcher(channel).serve()
+    except ScaleoutError as exc:
+        print(f"scaleoutd-step: {exc}", file=sys.stderr)
+        sys.exit(exc.exit_status)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Namespaces and the mount view (namespaces(7), user_namespaces(7), pivot_root(2), open_tree(2), mount_setattr(2)).
+
+Root makes mounts as root in a mount namespace of the run: paths below a 0700 home stay reachable as sources, and no user
+namespace is needed.  An ordinary user's launcher moves itself, once, into a user namespace that maps its own uid and gid and
+nothing else; from then on both cases are the same code.  Every source is opened before the new root is attached, every
+target is walked from the new root by descriptors without following links.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from scaleoutd.errors import KernelSupportError
+from scaleoutd.step import syscalls
+from scaleoutd.step.view import View
+
+_OF_RUN = (
+    syscalls.CLONE_NEWNS
+    | syscalls.CLONE_NEWNET
+    | syscalls.CLONE_NEWIPC
+    | syscalls.CLONE_NEWUTS
+    | syscalls.CLONE_NEWCGROUP
+)
+_STAGING = "/tmp"  # noqa: S108 - the new root is attached here for an instant, inside the run's own mount namespace
+HINT_USER_NAMESPACES = (
+    "Allow user namespaces (sysctl user.max_user_namespaces > 0, kernel.unprivileged_userns_clone=1; on Ubuntu"
+    " kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile with userns), run as root, or use the service."
+)
+
+
+def enter_user_namespace() -> None:
+    """Moves this single-threaded process into an own user namespace with uid and gid mapped to themselves."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        # /proc/self/uid_map belongs to root while the process is not dumpable (proc(5)).
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)
+        syscalls.unshare(syscalls.CLONE_NEWUSER)
+        for name, line in (("setgroups", "deny"), ("gid_map", f"{gid} {gid} 1"), ("uid_map", f"{uid} {uid} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(line)
+        syscalls.unshare(syscalls.CLONE_NEWNS)  # AppArmor lets unshare pass and takes the capabilities: find out now
+    except OSError as exc:
+        raise KernelSupportError(
+            f"cannot make a user namespace: {exc.strerror} ({exc.filename})", hint=HINT_USER_NAMESPACES
+        ) from exc
+    finally:
+        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def fork_in_pid_namespace() -> int:
+    """Forks; the child is pid 1 of a new pid namespace.  Returns as os.fork does."""
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+        try:
+            pid = os.fork()
+        except BaseException:
+            syscalls.setns(own, syscalls.CLONE_NEWPID)
+            raise
+        if pid:
+            syscalls.setns(own, syscalls.CLONE_NEWPID)
+        return pid
+    finally:
+        os.close(own)
+
+
+def enter(view: View) -> None:
+    """Leaves the launcher's namespaces and makes `view` the root.  OSError names the path at fault."""
+    syscalls.unshare(_OF_RUN)
+    syscalls.sethostname("step")
+    syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    trees = [(_open_source(attach.source, attach.optional), attach) for attach in view.attach]
+    syscalls.mount("step", _STAGING, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "size=1m,nr_inodes=8k,mode=0755")
+    os.chdir(_STAGING)
+    root = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    for path in ("/proc", "/sys", "/etc", "/dev"):
+        os.close(_make(root, path, folder=True))
+    for path, target in view.links:
+        parent, name = os.path.split(path)
+        fd = _make(root, parent, folder=True)
+        os.symlink(target, name, dir_fd=fd)
+        os.close(fd)
+    for file in view.files:
+        _write(root, file.path, file.content)
+    for tree, attach in trees:
+        if tree is not None:
+            _attach(root, tree, attach.target, attach.attributes)
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    for tmpfs in view.tmpfs:
+        os.close(_make(root, tmpfs.target, folder=True))
+        syscalls.mount("step", "." + tmpfs.target, "tmpfs", flags, f"size={tmpfs.size_bytes},nr_inodes=64k,mode=1777")
+    syscalls.mount("proc", "./proc", "proc", flags)
+    syscalls.pivot_root(".", ".")
+    syscalls.umount2(".", syscalls.MNT_DETACH)
+    os.chdir("/")
+    make_read_only("/")
+    os.close(root)
+
+
+def make_read_only(path: str) -> None:
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        syscalls.mount_setattr(fd, syscalls.MOUNT_ATTR_RDONLY, recursive=False)
+    finally:
+        os.close(fd)
+
+
+def _open_source(path: str, optional: bool) -> int | None:
+    try:
+        return syscalls.open_tree(path)
+    except FileNotFoundError as exc:
+        if optional:
+            return None
+        raise OSError(exc.errno, exc.strerror, path) from exc
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, path) from exc
+
+
+def _attach(root: int, tree: int, target: str, attributes: int) -> None:
+    try:
+        syscalls.mount_setattr(tree, attributes)
+        is_folder = stat.S_ISDIR(os.fstat(tree).st_mode)
+        where = _make(root, target, folder=is_folder)
+        try:
+            syscalls.move_mount(tree, where)
+        finally:
+            os.close(where)
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, target) from exc
+    finally:
+        os.close(tree)
+
+
+def _make(root: int, path: str, *, folder: bool) -> int:
+    """An O_PATH descriptor of `path` below `root`; what is missing is made, no link is followed."""
+    parts = [part for part in path.split("/") if part]
+    fd = os.dup(root)
+    for index, part in enumerate(parts):
+        last = index == len(parts) - 1
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | (0 if last and not folder else os.O_DIRECTORY)
+        try:
+            child = os.open(part, flags, dir_fd=fd)
+        except FileNotFoundError:
+            if last and not folder:
+                os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=fd))
+            else:
+                os.mkdir(part, 0o755, dir_fd=fd)
+            child = os.open(part, flags, dir_fd=fd)
+        os.close(fd)
+        fd = child
+    return fd
+
+
+def _write(root: int, path: str, content: str) -> None:
+    parent, name = os.path.split(path)
+    folder = _make(root, parent, folder=True)
+    try:
+        fd = os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644, dir_fd=folder)
+        os.write(fd, content.encode())
+        os.close(fd)
+    finally:
+        os.close(folder)

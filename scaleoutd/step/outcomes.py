@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which stage provides which outcome.  What is proven, and not only applied, is the business of probe.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from scaleoutd.core.plan import OUTCOMES, Enforcement, Outcome
+
+if TYPE_CHECKING:
+    from scaleoutd.step.init import Order
+
+
+def providers(outcome: Outcome, *, own_namespaces: bool, own_uid: bool, landlock_abi: int) -> tuple[str, ...]:
+    """Names of what holds `outcome`, strongest first; empty when nothing does."""
+    table: dict[str, Sequence[tuple[str, bool]]] = {
+        "no-socket-out": (
+            ("seccomp", True),
+            ("network-namespace", own_namespaces),
+            ("mount-view", own_namespaces),
+            ("landlock-tcp", landlock_abi >= 4),
+            ("landlock-scope", landlock_abi >= 6),
+        ),
+        "no-signal-out": (
+            ("pid-namespace", own_namespaces),
+            ("uid", own_uid),
+            ("landlock-scope", landlock_abi >= 6),
+        ),
+        "no-write-outside": (("mount-view", own_namespaces), ("landlock", landlock_abi >= 1), ("uid", own_uid)),
+        "no-read-outside": (("mount-view", own_namespaces), ("landlock", landlock_abi >= 1), ("uid", own_uid)),
+        "no-foreign-device": (("mount-view", own_namespaces), ("landlock", landlock_abi >= 1), ("capabilities", True)),
+        "no-survivor": (("pid-namespace", own_namespaces),),
+    }
+    return tuple(name for name, present in table[outcome] if present)
+
+
+def as_enforced(order: Order) -> tuple[Enforcement, ...]:
+    """The outcomes of a run: applied, each with its providers."""
+    result = []
+    for outcome in OUTCOMES:
+        names = providers(
+            outcome,
+            own_namespaces=order.own_namespaces,
+            own_uid=order.identity.change,
+            landlock_abi=order.landlock_abi,
+        )
+        result.append(Enforcement(outcome, status_without_proof(outcome, names, order.own_namespaces), names))
+    return tuple(result)
+
+
+def status_without_proof(
+    outcome: Outcome, names: Sequence[str], own_namespaces: bool
+) -> Literal["proven", "enforced", "partial", "open"]:
+    """With namespaces a stage that could not be entered ends the run, so what was applied holds."""
+    if own_namespaces:
+        return "enforced"
+    if outcome == "no-survivor":
+        return "partial"  # descendants are hunted down, no kernel object holds them together
+    return "partial" if names else "open"

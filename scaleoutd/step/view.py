@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step sees, as a list of acts that can be printed and tested before the kernel is touched.
+
+The view is a tmpfs with: the plan's binds and links; /proc of the run's pid namespace; /dev with null, zero, full and
+urandom; sized /tmp and /dev/shm; scratch at /scratch; a few synthetic files of /etc; the topology files of /sys.
+Nothing of it is writable but /tmp, /dev/shm and /scratch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scaleoutd.core.plan import SandboxPlan
+from scaleoutd.errors import LaunchError
+from scaleoutd.step import syscalls
+from scaleoutd.step.landlock import Grant
+
+READ_ONLY = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+WRITABLE = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
+DEVICE = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom")
+TOPOLOGY = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+SCRATCH = "/scratch"
+
+
+@dataclass(frozen=True)
+class Attach:
+    """A copy of the host's mount `source` at `target`, with more mount attributes; left out if `optional` and absent."""
+
+    source: str
+    target: str
+    attributes: int
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Tmpfs:
+    target: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class SmallFile:
+    path: str
+    content: str
+
+
+@dataclass(frozen=True)
+class View:
+    attach: tuple[Attach, ...]
+    tmpfs: tuple[Tmpfs, ...]
+    files: tuple[SmallFile, ...]
+    links: tuple[tuple[str, str], ...]
+    grants: tuple[Grant, ...]
+
+
+def check_path(path: str) -> None:
+    """A path of the view is absolute and plain: no empty, dot or dot-dot part."""
+    parts = path.split("/")[1:]
+    if not path.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        raise LaunchError(f"cannot build the view: {path!r} is not a plain absolute path")
+
+
+def of_plan(plan: SandboxPlan, uid: int, gid: int) -> View:
+    """The view of `plan` for a step that runs as `uid`."""
+    for path in [bind.target for bind in plan.binds] + [link.path for link in plan.links]:
+        check_path(path)
+    binds = sorted(plan.binds, key=lambda bind: bind.target.count("/"))  # a folder before what is mounted inside it
+    attach = [
+        Attach(bind.source, bind.target, READ_ONLY | (0 if bind.executable else syscalls.MOUNT_ATTR_NOEXEC)) for bind in binds
+    ]
+    attach += [Attach(device, device, DEVICE) for device in DEVICES]
+    attach += [Attach(path, path, READ_ONLY | syscalls.MOUNT_ATTR_NOEXEC, optional=True) for path in TOPOLOGY]
+    attach.append(Attach(plan.scratch, SCRATCH, WRITABLE))
+    taken = {bind.target for bind in binds}
+    links = [(link.path, link.target) for link in plan.links]
+    links += [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0")]
+    links += [("/dev/stdout", "/proc/self/fd/1"), ("/dev/stderr", "/proc/self/fd/2")]
+    return View(
+        attach=tuple(attach),
+        tmpfs=(Tmpfs("/tmp", plan.limits.tmp_bytes), Tmpfs("/dev/shm", plan.limits.shm_bytes)),  # noqa: S108
+        files=tuple(file for file in _files(uid, gid) if file.path not in taken and "/etc" not in taken),
+        links=tuple(links),
+        grants=_grants(plan),
+    )
+
+
+def _files(uid: int, gid: int) -> tuple[SmallFile, ...]:
+    """Synthetic /etc: what getpwuid, getaddrinfo and friends read."""
+    return (
+        SmallFile("/etc/passwd", f"step:x:{uid}:{gid}:step:/scratch:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+        SmallFile("/etc/group", f"step:x:{gid}:\nnogroup:x:65534:\n"),
+        SmallFile("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+        SmallFile("/etc/hosts", "127.0.0.1 localhost step\n::1 localhost\n"),
+        SmallFile("/etc/resolv.conf", ""),
+    )
+
+
+def _grants(plan: SandboxPlan) -> tuple[Grant, ...]:
+    grants = [Grant("/", "list"), Grant("/proc", "read"), Grant("/etc", "read")]
+    grants += [Grant(bind.target, "execute" if bind.executable else "read") for bind in plan.binds]
+    grants += [Grant(device, "device") for device in DEVICES]
+    grants += [Grant(path, "write") for path in (SCRATCH, "/tmp", "/dev/shm")]  # noqa: S108
+    return (*grants, Grant("/sys", "read"))
+
+
+def of_host(plan: SandboxPlan) -> View:
+    """Backend `inner`: no view of its own, only Landlock's list.  Paths of the plan are paths of the host."""
+    for bind in plan.binds:
+        if bind.source != bind.target:
+            raise LaunchError(f"cannot run without namespaces: {bind.source} would have to appear at {bind.target}")
+    grants = [Grant(bind.source, "execute" if bind.executable else "read") for bind in plan.binds]
+    grants += [Grant(device, "device") for device in DEVICES]
+    grants.append(Grant(plan.scratch, "write"))
+    return View((), (), (), (), tuple(grants))
