@@ -32,11 +32,12 @@ from scaleoutd.runner.environments import resolve_environment
 from scaleoutd.runner.instances import GRACE_S, Instance
 from scaleoutd.runner.link import Link
 from scaleoutd.runner.outbox import Outgoing
+from scaleoutd.runner.policyfile import read_policy
 from scaleoutd.runner.receive import IncomingModel, ReceivedModel
 from scaleoutd.runner.room import Room
 from scaleoutd.runner.runs import Run
 from scaleoutd.runner.store import Snapshot, take_snapshot
-from scaleoutd.runner.trust import read_policy, read_trust_root
+from scaleoutd.runner.trust import read_trust_root
 from scaleoutd.runner.verify import Proven, prove
 
 # The finding that goes on record when a stage refuses; other stages have only `run-failed`.

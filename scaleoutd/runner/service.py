@@ -27,9 +27,9 @@ from scaleoutd.runner.environments import resolve_environment
 from scaleoutd.runner.link import Link
 from scaleoutd.runner.outbox import Outgoing
 from scaleoutd.runner.pipeline import Task, perform, release
+from scaleoutd.runner.policyfile import read_policy
 from scaleoutd.runner.room import Room
 from scaleoutd.runner.runs import Run
-from scaleoutd.runner.trust import read_policy
 
 # A result stays in the outbox until the agent says what became of it; an agent that is silent this long is asked no more.
 DELIVERY_S = 24 * 3600.0
