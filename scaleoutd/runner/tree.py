@@ -34,7 +34,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
 class Node(NamedTuple):
-    """Anything that is not a folder.  `path` is relative; a name that is not UTF-8 has surrogates in it (PEP 383)."""
+    """Anything in a folder.  `path` is relative; a name that is not UTF-8 has surrogates in it (PEP 383)."""
 
     path: str
     mode: int  # type and permissions, as in stat
@@ -44,6 +44,12 @@ class Node(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     links: int
+    owner: int  # uid
+
+
+class _Wanted(NamedTuple):
+    ignore: IgnoreRules
+    folders: bool
 
 
 class Tree:
@@ -71,14 +77,15 @@ class Tree:
             os.close(self._fd)
             self._fd = -1
 
-    def walk(self, ignore: IgnoreRules | None = None) -> list[Node]:
-        """All nodes that are not ignored, sorted by path.  Nothing below an ignored folder is looked at.
+    def walk(self, ignore: IgnoreRules | None = None, *, folders: bool = False) -> list[Node]:
+        """All that is not ignored, sorted by path, folders themselves only with `folders`.
 
+        Nothing below an ignored folder is looked at.
         VerificationError `file-type` for a mount point below the folder; StorageError when a folder cannot be read.
         """
         nodes: list[Node] = []
         with storage_errors(f"read the folder {self.root}"):
-            self._walk(self._fd, "", ignore or IgnoreRules(()), nodes, 0)
+            self._walk(self._fd, "", _Wanted(ignore or IgnoreRules(()), folders), nodes, 0)
         nodes.sort()
         return nodes
 
@@ -95,6 +102,12 @@ class Tree:
             code="file-type",
             hint="Replace it by a regular file, then sign again.",
         )
+
+    def read_link(self, path: str) -> str:
+        """Where a symbolic link of the tree points to."""
+        folder, _, name = path.rpartition("/")
+        with self._lock:
+            return os.readlink(name, dir_fd=self._folder(folder) if folder else self._fd)
 
     def _open_below(self, folder: str, name: str) -> int:
         if not folder:
@@ -119,7 +132,7 @@ class Tree:
         self._folders[folder] = fd
         return fd
 
-    def _walk(self, fd: int, prefix: str, ignore: IgnoreRules, nodes: list[Node], depth: int) -> None:
+    def _walk(self, fd: int, prefix: str, wanted: _Wanted, nodes: list[Node], depth: int) -> None:
         if depth > MAX_DEPTH:
             raise _refuse(prefix, f"it lies deeper than {MAX_DEPTH} folders")
         folders: list[str] = []
@@ -128,17 +141,18 @@ class Tree:
                 path = prefix + entry.name
                 found = entry.stat(follow_symlinks=False)
                 is_folder = stat.S_ISDIR(found.st_mode)
-                if ignore.ignores(path, is_folder=is_folder):
+                if wanted.ignore.ignores(path, is_folder=is_folder):
                     continue
                 if is_folder:
                     folders.append(entry.name)
-                    continue
+                    if not wanted.folders:
+                        continue
                 if len(nodes) >= MAX_ENTRIES:
                     raise _refuse(path, f"the folder has more than {MAX_ENTRIES} files")
                 nodes.append(
                     Node(
                         path, found.st_mode, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns,
-                        found.st_nlink,
+                        found.st_nlink, found.st_uid,
                     )
                 )  # fmt: skip
         for name in folders:
@@ -146,7 +160,7 @@ class Tree:
             try:
                 if os.fstat(below).st_dev != self.device:
                     raise _refuse(prefix + name, "it is on another file system")
-                self._walk(below, f"{prefix}{name}/", ignore, nodes, depth + 1)
+                self._walk(below, f"{prefix}{name}/", wanted, nodes, depth + 1)
             finally:
                 os.close(below)
 

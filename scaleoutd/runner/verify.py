@@ -8,7 +8,6 @@ is what runs.  `check_project` proves them where they lie, for people.
 from __future__ import annotations
 
 import hashlib
-import os
 import stat
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -28,10 +27,11 @@ from scaleoutd.core.manifest import (
     verify_signatures,
 )
 from scaleoutd.core.policy import Policy
-from scaleoutd.core.trust import MAX_ROOT_BYTES, MAX_ROOTS, RootPin, TrustRoot, verify_chain
+from scaleoutd.core.trust import TrustRoot
 from scaleoutd.durable import storage_errors
-from scaleoutd.errors import ConfigError, StorageError, VerificationError
+from scaleoutd.errors import VerificationError
 from scaleoutd.runner.hashing import Difference, check_files
+from scaleoutd.runner.rootfile import read_trust_root as read_trust_root
 from scaleoutd.runner.tree import Node, Tree, kind_of, read_small
 
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -99,32 +99,6 @@ def read_envelope(project_path: Path) -> bytes:
             raise VerificationError(
                 f"cannot read {project_path / MANIFEST_NAME}: {exc.strerror}", code="file-type", hint=_HINTS["file-type"]
             ) from exc
-
-
-def read_trust_root(path: Path, now: Now, *, floor_version: int = 0, pin: RootPin | None = None) -> TrustRoot:
-    """The trust root at `path`: one file, or a folder with the chain 1.json … N.json (any first number, no gap)."""
-    return verify_chain(read_root_documents(path), now, floor_version=floor_version, pin=pin)
-
-
-def read_root_documents(path: Path) -> tuple[bytes, ...]:
-    """The envelopes of a chain, oldest first."""
-    with storage_errors(f"read the trust root {path}"):
-        if not path.exists():
-            raise ConfigError(
-                f"cannot read the trust root {path}: it does not exist",
-                code="config-missing",
-                hint="Make one: `scaleoutctl trust init`.",
-            )
-        if not path.is_dir():
-            return (_read_limited(path),)
-        numbers = sorted(int(item.stem) for item in path.glob("*.json") if item.stem.isascii() and item.stem.isdigit())
-        if not numbers or len(numbers) > MAX_ROOTS or numbers != list(range(numbers[0], numbers[-1] + 1)):
-            raise VerificationError(
-                f"cannot read the trust root {path}: expected 1.json, 2.json … without a gap, found {len(numbers)} file(s)",
-                code="trust-root-invalid",
-                hint="Get the whole chain from its owner.",
-            )
-        return tuple(_read_limited(path / f"{number}.json") for number in numbers)
 
 
 def check_project(proven: Proven) -> list[Difference]:
@@ -210,12 +184,3 @@ def _compare_entry(entry: FileEntry, node: Node) -> Difference | None:
     if entry.size_bytes != node.size_bytes:
         return Difference("file-changed", entry.path, f"{entry.size_bytes} bytes", f"{node.size_bytes} bytes")
     return None
-
-
-def _read_limited(path: Path) -> bytes:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(2 * MAX_ROOT_BYTES + 1)
-    if len(data) > 2 * MAX_ROOT_BYTES:
-        raise StorageError(f"cannot read {path}: it has more than {2 * MAX_ROOT_BYTES} bytes")
-    return data
