@@ -108,8 +108,11 @@ class AppendFile:
             raise StorageError(f"cannot open {self.path}: {size} bytes, at most {max_bytes} are expected", code="state-corrupt")
         return os.pread(self._fd, size, 0) if size else b""
 
-    def append(self, line: bytes) -> None:
-        """Adds `line` (without newline) and makes it durable.  After a failure the file is as before."""
+    def append(self, line: bytes, *, sync: bool = True) -> None:
+        """Adds `line` (without newline) and makes it durable.  After a failure the file is as before.
+
+        Without `sync` it survives the end of the process but not of the machine, until the next append with it.
+        """
         if b"\n" in line:
             raise ValueError("a line has no newline")
         with storage_errors(f"append to {self.path}"):
@@ -118,11 +121,17 @@ class AppendFile:
                 written = 0
                 while written < len(data):
                     written += os.pwrite(self._fd, data[written:], self._end + written)
-                os.fdatasync(self._fd)
+                if sync:
+                    os.fdatasync(self._fd)
             except OSError:
                 os.ftruncate(self._fd, self._end)
                 raise
             self._end += len(data)
+
+    def sync(self) -> None:
+        """Makes everything appended so far durable."""
+        with storage_errors(f"synchronise {self.path}"):
+            os.fdatasync(self._fd)
 
     def close(self) -> None:
         if self._fd >= 0:

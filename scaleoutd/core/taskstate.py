@@ -4,11 +4,11 @@
 Two tables: AGENT_STATES (what the agent's spool writes) and RUN_STATES (the runner's run-once table).  A state file is
 one canonical JSON line for each transition:
 
-    {"at_ms":1700000000000,"fields":{"attempt":1},"n":3,"state":"sending","sum":"<sha256 of the line before | this one without sum>"}
+    {"at_ms":1700000000000,"fields":{"attempt":1},"n":3,"state":"sending","sum":"<SHA-256>"}
 
 Rules:
-  1. A line is valid only after the one before it: `n` counts, `sum` is chained, the transition is in the table.  A line
-     that was moved, changed or lost in the middle makes the whole file `state-corrupt`; nothing is guessed.
+  1. A line is valid only after the one before it: `n` counts, `sum` covers the line and the sum before, the transition is
+     in the table.  A line that was moved, changed or lost makes the whole file `state-corrupt`; nothing is guessed.
   2. A torn last line was never acknowledged.  It does not come here: scaleoutd.durable.AppendFile cuts it off.
   3. A state may be entered again only where the table says so; the fields tell which attempt it is.
 """
@@ -106,6 +106,7 @@ def _table(name: str, start: str, ways: Mapping[str, str]) -> States:
 
 # `offered` and `sending` may be entered again: each time is one attempt.  After `released` a task fails only because the
 # combiner takes its work back or refuses it for good.  `unknown`: nobody can tell whether the combiner took it.
+# `acknowledged` again: it is in the trail, and the runner knows.
 AGENT_STATES = _table(
     "agent",
     "received",
@@ -115,7 +116,7 @@ AGENT_STATES = _table(
         "released": "sending failed",
         "sending": "sending acknowledged unknown failed",
         "unknown": "sending acknowledged failed",
-        "acknowledged": "reported",
+        "acknowledged": "acknowledged reported",
         "failed": "reported",
         "reported": "",
     },

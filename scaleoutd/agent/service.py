@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent as a service: keeps a session open, polls, reports, and has one worker that carries tasks.
+
+    main thread   opens the session again and again (link.py), waits for its end or for `stop`
+    heartbeat     every 2 s; announces again when the connection was cut; gives the session up after some failures
+    poll          reports and asks for tasks, every 5 s and at once when there is something to tell
+    worker        one task at a time (pipeline.py): validations first, else in the order received
+
+Rules:
+  1. What heals by waiting never ends the agent.  It ends with the error's exit status when its credential is refused or its
+     configuration cannot be used.
+  2. Runner and ledger may be away: heartbeats go on, tasks are PENDING with the code of what they wait for.
+  3. An orderly stop takes at most 5 s: the run is given up, the combiner hears that the task is kept, then Disconnect.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from scaleoutd import __version__
+from scaleoutd.agent.backoff import Backoff
+from scaleoutd.agent.config import AgentConfig
+from scaleoutd.agent.dialects import Dialect, Directive, Report
+from scaleoutd.agent.interrupt import STOPPING
+from scaleoutd.agent.link import Link, LinkEvents
+from scaleoutd.agent.log import Log
+from scaleoutd.agent.pipeline import Door, Pipeline
+from scaleoutd.agent.spool import Entry, Spool
+from scaleoutd.agent.tls import ClientFacts, PeerFacts
+from scaleoutd.agent.trail import Ledger, Trail
+from scaleoutd.core import records
+from scaleoutd.errors import ConfigError, CredentialError, FormatError, ScaleoutError, StorageError, TransportError
+from scaleoutd.ipc.channel import Channel
+from scaleoutd.ipc.doors import ClientDoor
+from scaleoutd.ipc.ledger_client import LedgerClient
+from scaleoutd.ipc.messages import TaskOffer
+
+HEARTBEATS_LOST = 5
+WORKER_STOP_S = 2.0
+MAX_ID_CHARS = 256
+LEDGER_RETRY_S = 2.0
+
+
+class LockedDoor:
+    """A door that several threads may use; the one of the foreground is a conversation."""
+
+    def __init__(self, door: ClientDoor) -> None:
+        self._door = door
+        self._lock = threading.Lock()
+
+    def connect(self, room: str, timeout_s: float = 10.0) -> Channel:
+        with self._lock:
+            return self._door.connect(room, timeout_s)
+
+
+def run(config: AgentConfig, door: ClientDoor, log: Log, stop: threading.Event, ledger: Ledger | None = None) -> int:
+    """Serves until `stop` is set (status 0) or until nothing that can heal is left (the error's exit status)."""
+    locked = LockedDoor(door)
+    trail = Trail(ledger or LedgerClient(locked, "agent", retry_for_s=LEDGER_RETRY_S), log)
+    status, reason = 1, "a bug"
+    try:
+        agent = Agent(config, locked, trail, log, stop)
+        status, reason = agent.run(), "stopped"
+    except ScaleoutError as exc:
+        log.error("agent-stopped", exc)
+        status, reason = exc.exit_status, exc.code
+    finally:
+        trail.note("agent-stopped", reason=reason, exit_status=status)
+        trail.close()
+    return status
+
+
+class Agent:
+    """See the module."""
+
+    def __init__(self, config: AgentConfig, door: Door, trail: Trail, log: Log, stop: threading.Event) -> None:
+        self._config, self._trail, self._log, self._stop = config, trail, log, stop
+        self.spool = Spool(config.state / "spool", self._repaired)
+        self._link = Link(config, LinkEvents(self._on_connected, self._on_renewed, self._on_loaded, self._on_bad_pair))
+        self._pipeline = Pipeline(door, self._session_now, trail, log)
+        self._session: Dialect | None = None
+        self._up, self._lost = threading.Event(), threading.Event()
+        self._tell, self._work = threading.Event(), threading.Event()
+        self._current: Entry | None = None
+        self._refusal = ""
+        self._fatal: ScaleoutError | None = None
+
+    def run(self) -> int:
+        self._trail.note(
+            "agent-started",
+            version=__version__,
+            dialect="edge",
+            api_url=self._config.api_url,
+            client_name=self._config.name,
+            client_id=self._link.tokens.client_id,
+            client_certificate=self._config.client_certificate,
+            tls_policy="TLS 1.3",
+        )
+        self._take_up()
+        threads = [
+            threading.Thread(target=self._guarded, args=(loop,), name=loop.__name__.strip("_"), daemon=True)
+            for loop in (self._work_loop, self._poll_loop, self._heartbeat_loop)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self._keep_session()
+        finally:
+            self._stop.set()
+            self._end(threads)
+        if self._fatal:
+            raise self._fatal
+        return 0
+
+    # --- session ----------------------------------------------------------------------------------------------
+
+    def _keep_session(self) -> None:
+        backoff = Backoff(self._config.backoff_ms / 1000, self._config.backoff_limit_ms / 1000)
+        while not self._stop.is_set():
+            try:
+                session = self._link.open()
+            except ScaleoutError as exc:
+                if not self._refused(exc):
+                    raise
+                self._stop.wait(backoff.next_s())
+                continue
+            backoff.reset()
+            self._refusal = ""
+            self._log.info("connected", f"connected to combiner {self._link.where} as {self._client_id()}")
+            self._session = session
+            self._lost.clear()
+            self._up.set()
+            self._tell.set()
+            self._work.set()
+            while not self._stop.is_set() and not self._lost.wait(0.5):
+                pass
+            if not self._stop.is_set():
+                self._close_session("heartbeats failed")
+
+    def _refused(self, exc: ScaleoutError) -> bool:
+        """Puts the refusal on record (each code once until it goes well again); False when waiting will not help."""
+        if exc.code != self._refusal:
+            self._refusal = exc.code
+            if exc.code in ("token-refused", "token-invalid"):
+                self._trail.note("token-refused", code=exc.code, message=exc.message)
+            else:
+                self._trail.note("connection-refused", combiner=self._link.where, code=exc.code, message=exc.message)
+        if isinstance(exc, CredentialError):
+            waits = exc.code in ("client-certificate-refused", "client-certificate-invalid")
+        else:
+            waits = isinstance(exc, TransportError | StorageError)
+        if waits:
+            self._log.warning("connection-refused", exc)
+        return waits
+
+    def _close_session(self, reason: str) -> None:
+        session, self._session = self._session, None
+        self._up.clear()
+        if session is not None:
+            self._trail.note("disconnected", combiner=self._link.where, reason=reason)
+            session.close()
+
+    def _session_now(self) -> Dialect:
+        session = self._session
+        if session is None:
+            raise TransportError("cannot reach the combiner: there is no session now")
+        return session
+
+    def _client_id(self) -> str:
+        return self._link.assignment.client_id if self._link.assignment else self._link.tokens.client_id
+
+    def _heartbeat_loop(self) -> None:
+        failures = 0
+        while not self._stop.wait(self._config.heartbeat_interval_ms / 1000):
+            session = self._session
+            if session is None:
+                failures = 0
+                continue
+            try:
+                if session.was_cut():
+                    session.connect()
+                    self._log.info("connected", f"connected again to combiner {self._link.where}")
+                    self._tell.set()
+                    self._work.set()
+                session.heartbeat()
+                failures = 0
+            except ScaleoutError as exc:
+                failures += 1
+                self._log.warning("heartbeat", exc)
+                if failures >= HEARTBEATS_LOST:
+                    failures = 0
+                    self._lost.set()
+
+    # --- tasks ------------------------------------------------------------------------------------------------
+
+    def _poll_loop(self) -> None:
+        backoff = Backoff(self._config.backoff_ms / 1000, self._config.poll_interval_ms / 1000)
+        while not self._stop.is_set():
+            session = self._session
+            if session is None:
+                self._up.wait(0.5)
+                continue
+            self._tell.clear()
+            reports = [entry.report() for entry in self.spool.entries()]
+            try:
+                directives = session.poll(reports)
+            except ScaleoutError as exc:
+                self._log.warning("poll", exc)
+                self._stop.wait(backoff.next_s())
+                continue
+            backoff.reset()
+            self._heard(reports)
+            for directive in directives:
+                self._take(directive)
+            self._tell.wait(self._config.poll_interval_ms / 1000)
+
+    def _heard(self, reports: list[Report]) -> None:
+        """The combiner has these reports; tasks that are done are over."""
+        for report in reports:
+            entry = self.spool.find(report.correlation_id)
+            if entry is None or not report.done or entry.needs_worker or entry.active:
+                continue
+            self._trail.note("task-reported", correlation_id=report.correlation_id, status=report.status)
+            self.spool.finish(entry)
+            self._log.info("task-reported", f"task is {report.status}", correlation_id=report.correlation_id)
+
+    def _take(self, directive: Directive) -> None:
+        """A task from the combiner: new, known, over, or to stop."""
+        correlation_id = directive.correlation_id
+        if len(correlation_id) > MAX_ID_CHARS or not correlation_id.isprintable():
+            self._log.warning("task-refused", "a task whose correlation id cannot be used was ignored")
+            return
+        entry = self.spool.find(correlation_id)
+        if entry is not None:
+            if directive.stop:
+                self._log.info("task-stopped", f"the combiner says {directive.stop}", correlation_id=correlation_id)
+                entry.interrupt.set(directive.stop)
+                self._work.set()
+            return
+        over = self.spool.finished(correlation_id)
+        if over is not None:
+            self._report_again(Report(over.correlation_id, over.status, True, over.response))
+            return
+        self._receive(directive)
+
+    def _receive(self, directive: Directive) -> None:
+        problem = _problem_of(directive, self._link.where)
+        entry = self.spool.receive(_bounded(directive) if problem else directive, self._link.where)
+        correlation_id = directive.correlation_id
+        if directive.stop:
+            entry.interrupt.set(directive.stop)
+        if problem is None:
+            self._work.set()  # the worker offers while this thread makes the arrival durable
+            self._trail.note(
+                "task-received",
+                correlation_id=correlation_id,
+                task=directive.task or directive.type,
+                model_id=directive.model_id,
+                session_id=directive.session_id,
+                round_id=directive.round_id,
+                combiner=self._link.where,
+            )
+            self._log.info("task-received", f"task {directive.task} received", correlation_id=correlation_id)
+            entry.settle()
+        else:
+            entry.fail(problem)
+            self._trail.note("task-refused", correlation_id=correlation_id, code=problem.code, message=problem.message)
+            self._log.warning("task-refused", problem, correlation_id=correlation_id)
+            self._tell.set()
+
+    def _report_again(self, report: Report) -> None:
+        try:
+            self._session_now().poll([report], take_tasks=False)
+        except ScaleoutError as exc:
+            self._log.warning("poll", exc, correlation_id=report.correlation_id)
+
+    def _take_up(self) -> None:
+        """What a stop or a crash left in the spool goes on."""
+        for entry in self.spool.entries():
+            self._log.info("task-resumed", f"task found in state {entry.state}", correlation_id=entry.task.correlation_id)
+        self._work.set()
+
+    # --- worker -----------------------------------------------------------------------------------------------
+
+    def _work_loop(self) -> None:
+        backoff = Backoff(self._config.backoff_ms / 1000, min(30.0, self._config.backoff_limit_ms / 1000))
+        while not self._stop.is_set():
+            self._work.clear()
+            entry = self._next()
+            if entry is None or not self._up.is_set():
+                self._work.wait(1.0)
+                continue
+            try:
+                entry.active = True
+                self._current = entry
+                self._pipeline.carry(entry)
+                backoff.reset()
+                pause_s = 0.0
+            except ScaleoutError as exc:
+                entry.waits_for = exc.code
+                pause_s = backoff.next_s()
+                if not self._stop.is_set():
+                    self._log.warning("task-waits", exc, correlation_id=entry.task.correlation_id)
+            finally:
+                self._current = None
+                entry.active = False
+                self._tell.set()
+            if pause_s:
+                self._work.wait(pause_s)
+
+    def _next(self) -> Entry | None:
+        """Validations before training: the combiner waits for them to close a round."""
+        waiting = [entry for entry in self.spool.entries() if entry.needs_worker]
+        return min(waiting, key=lambda entry: (entry.task.task != "validate", entry.task.order), default=None)
+
+    def _guarded(self, loop: Callable[[], None]) -> None:
+        """A bug in a thread must end the agent, loudly, so that it is started anew; half an agent looks healthy."""
+        try:
+            loop()
+        except ScaleoutError as exc:
+            self._fatal = exc
+        except BaseException:  # noqa: BLE001
+            self._log.bug("internal")
+            self._fatal = ScaleoutError("cannot go on: a bug in scaleoutd, see the traceback above")
+        finally:
+            self._stop.set()
+
+    # --- end --------------------------------------------------------------------------------------------------
+
+    def _end(self, threads: list[threading.Thread]) -> None:
+        current = self._current
+        if current is not None:
+            current.interrupt.set(STOPPING)
+        for event in (self._work, self._tell, self._up, self._lost):
+            event.set()
+        deadline_s = time.monotonic() + WORKER_STOP_S
+        threads[0].join(WORKER_STOP_S)
+        session = self._session
+        if session is not None:
+            try:
+                reports = [_kept(entry.report()) for entry in self.spool.entries()]
+                if reports:
+                    session.poll(reports, take_tasks=False)
+                    self._heard(reports)
+                session.disconnect()
+            except ScaleoutError as exc:
+                self._log.warning("disconnected", exc)
+            self._close_session("stopped")
+        for thread in threads:
+            thread.join(max(0.1, deadline_s + 1.0 - time.monotonic()))
+        if not any(thread.is_alive() for thread in threads):
+            self.spool.close()
+
+    # --- on record --------------------------------------------------------------------------------------------
+
+    def _on_connected(self, facts: PeerFacts) -> None:
+        self._trail.note(
+            "connected",
+            combiner=f"{facts.host}:{facts.port}",
+            peer_spki_sha256=facts.spki_sha256,
+            peer_subject=facts.subject,
+            peer_not_after=facts.not_after,
+            tls_version=facts.tls_version,
+            service="combiner",
+        )
+
+    def _on_renewed(self) -> None:
+        self._trail.note("token-refreshed", issuer=self._config.api_url)
+
+    def _on_loaded(self, facts: ClientFacts) -> None:
+        self._trail.note(
+            "credential-loaded",
+            subject=facts.subject,
+            serial=facts.serial,
+            not_after=facts.not_after,
+            spki_sha256=facts.spki_sha256,
+        )
+
+    def _on_bad_pair(self, exc: ConfigError) -> None:
+        self._trail.note("credential-refused", code=exc.code, message=exc.message)
+        self._log.error("credential-refused", exc)
+
+    def _repaired(self, file: str, torn_bytes: int, reason: str) -> None:
+        self._trail.note("state-repaired", file=file, torn_bytes=torn_bytes, reason=reason)
+        self._log.warning("state-repaired", f"{file}: {reason}")
+
+
+def _kept(report: Report) -> Report:
+    """The last word about a task that is not over: it will be taken up again."""
+    if report.done:
+        return report
+    return Report(report.correlation_id, "PENDING", False, '{"message":"the client stops; the task is kept"}', report.started_ms)
+
+
+def _problem_of(directive: Directive, combiner: str) -> ScaleoutError | None:
+    """Why a directive cannot be offered to the runner, None when it can."""
+    if directive.stop:
+        return None
+    if directive.problem:
+        code, message = directive.problem
+        return FormatError(message, code=code)
+    try:
+        offer = TaskOffer(
+            correlation_id=directive.correlation_id,
+            task=directive.task or "train",
+            model_id=directive.model_id,
+            session_id=directive.session_id,
+            round_id=directive.round_id,
+            combiner=combiner,
+            settings=directive.settings,
+        )
+        records.decode(TaskOffer, records.encode(offer), "task")
+    except FormatError as exc:
+        return exc
+    return None
+
+
+def _bounded(directive: Directive) -> Directive:
+    """What is kept of a directive that is refused: enough to report it."""
+    return Directive(
+        correlation_id=directive.correlation_id,
+        type=directive.type[:64],
+        task=directive.task,
+        model_id=directive.model_id[:MAX_ID_CHARS],
+        session_id=directive.session_id[:MAX_ID_CHARS],
+        round_id=directive.round_id[:MAX_ID_CHARS],
+    )
