@@ -6,8 +6,12 @@ cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/env"
-"$work/env/bin/pip" install --quiet pip-tools
-for name in runtime dev official; do
+"$work/env/bin/pip" install --quiet pip-tools uv
+for name in runtime dev; do
     "$work/env/bin/pip-compile" --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
         --no-emit-find-links --no-emit-trusted-host --output-file "requirements/$name.txt" "requirements/$name.in"
 done
+# The official client declares a numpy that has no build for Python 3.11; only uv can override that (see official.in).
+"$work/env/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    --no-emit-find-links --no-header --override requirements/official.override requirements/official.in \
+    --output-file requirements/official.txt

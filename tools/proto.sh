@@ -8,3 +8,4 @@ trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/env"
 "$work/env/bin/pip" install --quiet 'grpcio-tools==1.51.1' 'protobuf<5' 'setuptools<81'
 "$work/env/bin/python" -m grpc_tools.protoc -I. --python_out=. --pyi_out=. scaleoutd/proto/edge.proto
+sed -i '1i # SPDX-License-Identifier: Apache-2.0' scaleoutd/proto/edge_pb2.py scaleoutd/proto/edge_pb2.pyi

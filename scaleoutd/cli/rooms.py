@@ -126,6 +126,16 @@ class Rooms:
             if room.again_s is not None and room.again_s <= time.monotonic() and not self._stopping:
                 self._start(room)
 
+    def wait_readable(self, fd: int) -> None:
+        """Serves the rooms until `fd` can be read."""
+        came: list[bool] = []
+        self._selector.register(fd, selectors.EVENT_READ, lambda: came.append(True))
+        try:
+            while not came:
+                self.turn()
+        finally:
+            self._selector.unregister(fd)
+
     def connect(self, room: str, as_room: str = "cli", timeout_s: float = START_S) -> Channel:
         """A connection of the parent itself, in the role `as_room`, to a server room."""
         deadline = time.monotonic() + timeout_s

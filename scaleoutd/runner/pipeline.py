@@ -28,7 +28,7 @@ from scaleoutd.durable import storage_errors
 from scaleoutd.errors import LedgerError, OutputError, PeerError, ScaleoutError, from_code
 from scaleoutd.ipc.messages import Released
 from scaleoutd.runner import egress, planner
-from scaleoutd.runner.environments import resolve_environment
+from scaleoutd.runner.environments import ResolvedEnvironment, check_data_set, resolve_environment
 from scaleoutd.runner.instances import GRACE_S, Instance
 from scaleoutd.runner.link import Link
 from scaleoutd.runner.outbox import Outgoing
@@ -93,11 +93,12 @@ def perform(task: Task) -> tuple[Released, Outgoing]:
         task.room.enter(task.run, "accepted")
         policy = read_policy(task.room.policy_file)
         proven = verify(task, policy)  # 1
-        grant = grant_task(task, policy, proven)  # 2
+        grant, environment = grant_task(task, policy, proven)  # 2
         snapshot = snapshot_project(task, proven)  # 3
         model, folder = receive(task, grant)  # 4
         with task.room.instances.take() as instance:
-            plan = make_plan(task, grant, snapshot, folder, instance.slot)  # 6, first: the inspector has its slot and limits
+            # 6 comes before 5: the inspector runs in the plan's slot and under its limits.
+            plan = make_plan(task, grant, environment, snapshot, folder, instance.slot)
             facts = inspect(task, grant, instance, plan, model)  # 5
             record_about_to_run(task, grant, plan, model)  # 7
             result = execute(task, instance, plan)  # 8
@@ -148,8 +149,9 @@ def verify(task: Task, policy: Policy) -> Proven:
     return proven
 
 
-def grant_task(task: Task, policy: Policy, proven: Proven) -> Grant:
-    """2: the policy allows this task, for this combiner and session, with these settings, within the budget."""
+def grant_task(task: Task, policy: Policy, proven: Proven) -> tuple[Grant, ResolvedEnvironment]:
+    """2: the policy allows this task, for this combiner and session, with these settings, within the budget; environment
+    and data sets are those that policy and manifest expect."""
     task.stage = "authorize"
     room = task.room
     runs = RunsSoFar(
@@ -157,8 +159,11 @@ def grant_task(task: Task, policy: Policy, proven: Proven) -> Grant:
         session=room.runs.count_since(0, task.run.offer.session_id),
     )
     grant = authorize(policy, proven.manifest, task.run.offer, task.now, runs)
+    environment = resolve_environment(grant.environment)
+    for name, rule in grant.data_sets.items():
+        check_data_set(name, rule)
     task.note("task-authorized", policy_sha256=grant.policy_sha256, manifest_sha256=grant.manifest_sha256)
-    return grant
+    return grant, environment
 
 
 def snapshot_project(task: Task, proven: Proven) -> Snapshot:
@@ -187,9 +192,10 @@ def receive(task: Task, grant: Grant) -> tuple[ReceivedModel, Path]:
     return model, folder
 
 
-def make_plan(task: Task, grant: Grant, snapshot: Snapshot, folder: Path, slot: int) -> SandboxPlan:
+def make_plan(
+    task: Task, grant: Grant, environment: ResolvedEnvironment, snapshot: Snapshot, folder: Path, slot: int
+) -> SandboxPlan:
     """6: a pure function of what was proven and granted."""
-    environment = resolve_environment(grant.environment)
     return planner.make_plan(
         planner.PlanInputs(
             run=task.run.name,
@@ -201,6 +207,8 @@ def make_plan(task: Task, grant: Grant, snapshot: Snapshot, folder: Path, slot: 
             model_folder=str(folder),
             scratch=str(task.room.scratch / str(slot)),
             python=environment.python,
+            search_path=environment.search_path,
+            is_venv=environment.is_venv,
             environment_binds=environment.binds,
             data_sets={name: rule.path for name, rule in grant.data_sets.items()},
             limits=grant.limits,

@@ -7,7 +7,7 @@ The step's view, beside the system's own folders and the interpreter's:
     /in/model.npz         the model as it came, read-only; beside it /in/model.npz-metadata with the settings
     /data/<id>            a data set of the policy, read-only; its path is also in SCALEOUTD_DATA_<ID>
     /scratch              writable, on disk; the results are expected in /scratch/out
-    /env/bin              `python` and `python3` of the policy's environment, first on PATH
+    /env/bin              `python` and `python3` of the policy's environment, on PATH
     /tmp, /dev/shm        own, of the policy's size
 """
 
@@ -40,6 +40,8 @@ class PlanInputs:
     model_folder: str  # holds model.npz and model.npz-metadata
     scratch: str
     python: str  # interpreter
+    search_path: Sequence[str]  # its folders, for PATH
+    is_venv: bool
     environment_binds: Sequence[Bind]
     data_sets: Mapping[str, str]
     limits: Limits
@@ -79,11 +81,13 @@ def arguments(given: PlanInputs, inner: bool) -> tuple[str, str]:
 
 def _environment(given: PlanInputs, inner: bool) -> dict[str, str]:
     scratch = given.scratch if inner else "/scratch"
-    folder = given.python.rpartition("/")[0]
-    path = [*([folder] if inner else ["/env/bin", folder]), "/usr/local/bin", "/usr/bin", "/bin"]
+    # An interpreter knows that it is a venv's by the path it was called by, so the link must not come first there; the
+    # system's own folder may hold another version under the name python3, so there it must.
+    links = [] if inner else ["/env/bin"]
+    path = [*given.search_path, *links] if given.is_venv else [*links, *given.search_path]
     threads = str(given.limits.cpus)
     environment = {
-        "PATH": ":".join(path),
+        "PATH": ":".join([*path, "/usr/local/bin", "/usr/bin", "/bin"]),
         "HOME": f"{scratch}/home",
         "USER": "step",
         "LOGNAME": "step",

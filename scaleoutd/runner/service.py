@@ -92,6 +92,8 @@ class Runner:
                     model_folder=str(self.room.state / "in"),
                     scratch=str(self.room.scratch / str(instance.slot)),
                     python=environment.python,
+                    search_path=environment.search_path,
+                    is_venv=environment.is_venv,
                     environment_binds=environment.binds,
                     data_sets={},
                     limits=policy.limits.of_run(),
