@@ -50,10 +50,14 @@ def enter_user_namespace() -> None:
 
 
 def fork_in_pid_namespace() -> int:
-    """Forks; the child is pid 1 of a new pid namespace.  Returns as os.fork does."""
+    """Forks; the child is pid 1 of a new pid namespace, and a child of the caller.  Returns as os.fork does."""
+    return _fork_as_root() if os.geteuid() == 0 else _fork_through_middle()
+
+
+def _fork_as_root() -> int:
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        syscalls.unshare(syscalls.CLONE_NEWPID)
+        syscalls.unshare(syscalls.CLONE_NEWPID)  # concerns children only
         try:
             pid = os.fork()
         except BaseException:
@@ -64,6 +68,31 @@ def fork_in_pid_namespace() -> int:
         return pid
     finally:
         os.close(own)
+
+
+def _fork_through_middle() -> int:
+    """Going back to the own pid namespace needs a capability over it, which an ordinary user has not: a process between
+    forks and ends, and the launcher, as a subreaper, becomes the parent of pid 1 (prctl(2))."""
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    read, write = os.pipe2(os.O_CLOEXEC)
+    middle = os.fork()
+    if middle == 0:
+        try:
+            syscalls.unshare(syscalls.CLONE_NEWPID)
+            pid = os.fork()
+            if pid == 0:
+                return 0
+            os.write(write, b"%d" % pid)
+        except OSError as exc:
+            os.write(write, b"-%d" % (exc.errno or 1))
+        os._exit(0)
+    os.close(write)
+    _, _ = os.waitpid(middle, 0)
+    answer = int(os.read(read, 32) or b"-3")
+    os.close(read)
+    if answer < 0:
+        raise OSError(-answer, os.strerror(-answer), "unshare or fork")
+    return answer
 
 
 def enter(view: View) -> None:
