@@ -93,6 +93,7 @@ class Rooms:
         self._selector = selectors.DefaultSelector()
         self._launchers: set[int] = set()
         self._stopping = False
+        self._starting = False
         for fd, act in self.extra.items():
             self._selector.register(fd, selectors.EVENT_READ, act)
 
@@ -100,6 +101,7 @@ class Rooms:
 
     def start(self) -> None:
         """Starts every room and waits until each server is ready; ScaleoutError when one ends instead."""
+        self._starting = True
         for room in self._rooms.values():
             self._start(room)
             deadline = time.monotonic() + START_S
@@ -112,6 +114,7 @@ class Rooms:
                     )
                 if time.monotonic() > deadline:
                     raise PeerError(f"cannot start room {room.spec.name}: not ready after {START_S:.0f} s", code="peer-timeout")
+        self._starting = False
 
     def turn(self, timeout_s: float | None = None) -> None:
         """One round of the loop: serves doors, watches children, restarts what died."""
@@ -306,7 +309,7 @@ class Rooms:
             self._forget(room)
             self.on_event(room.spec.name, f"ended {status}")
             # Status 78 is EX_CONFIG and the like: starting again would only repeat the message.
-            if self._stopping or not room.spec.restart or status in (0, 65, 71, 77, 78):
+            if self._stopping or self._starting or not room.spec.restart or status in (0, 65, 71, 77, 78):
                 room.ended_with = status
                 continue
             if time.monotonic() - room.started_s > 30:

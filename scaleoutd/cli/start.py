@@ -19,8 +19,8 @@ from typing import Any
 
 from scaleoutd import __version__
 from scaleoutd.agent.config import AgentConfig
+from scaleoutd.cli.development import development_root_path, development_signer, resign_if_changed
 from scaleoutd.cli.foreground import Folders, Node, default_state
-from scaleoutd.cli.sign import development_project
 from scaleoutd.cli.terminal import is_terminal, say, warn
 from scaleoutd.core.policy import Policy, development_policy, parse_policy_yaml
 from scaleoutd.core.project import PROJECT_FILE
@@ -34,7 +34,7 @@ class StartOptions:
 
     api_url: str
     token: str
-    project: Path
+    project: Path | None
     policy: Path | None
     state_dir: Path | None
     client_id: str
@@ -53,7 +53,7 @@ class StartOptions:
         return cls(
             api_url=given["api_url"],
             token=token,
-            project=find_project(given["project"]),
+            project=_absolute(given["project"]),
             policy=_absolute(given["policy"]),
             state_dir=_absolute(given["state_dir"]),
             client_id=given["client_id"],
@@ -117,26 +117,45 @@ def _through_shims(python: str) -> str:
     return os.path.realpath(sys.executable)
 
 
-def node_policy(options: StartOptions) -> tuple[Policy, bool]:
-    """The policy in force, and whether this is a development node."""
-    if options.policy is not None:
-        with storage_errors(f"read the policy {options.policy}"):
-            policy = parse_policy_yaml(options.policy.read_bytes(), name=str(options.policy))
-        if options.data_sets:
-            raise ConfigError("cannot use --data with --policy: data sets are the policy's", hint="Name them under data_sets:.")
-        return replace(policy, project=replace(policy.project, path=str(options.project))), False
-    signed = development_project(options.project)
-    for line in signed.lines:
-        say(line)
-    policy = development_policy(
-        str(options.project), development_python(), options.data_sets, signed.name, trust_root=str(signed.trust_root)
+def node_policy_of(project: Path | None, policy_file: Path | None, data_sets: Mapping[str, str]) -> tuple[Policy, bool]:
+    """The policy in force, and whether this is a development node (no policy file).
+
+    The policy's own project folder counts; `project` replaces it when it is given.
+    """
+    if policy_file is None:
+        return _development(find_project(project), data_sets), True
+    if data_sets:
+        raise ConfigError("cannot use --data with --policy: data sets are the policy's", hint="Name them under data_sets:.")
+    with storage_errors(f"read the policy {policy_file}"):
+        policy = parse_policy_yaml(policy_file.read_bytes(), name=str(policy_file))
+    if project is not None:
+        policy = replace(policy, project=replace(policy.project, path=str(find_project(project))))
+    return policy, False
+
+
+def _development(project: Path, data_sets: Mapping[str, str]) -> Policy:
+    """Signs what lies in the folder with this user's development key, and says so."""
+    home = Path.home()
+    key, _ = development_signer(home)
+    signed = resign_if_changed(project, key, environments=["default"], data_sets=sorted(data_sets))
+    if signed.first:
+        say(f"signed with your development key: {signed.project}, version {signed.version}")
+    elif signed.signed:
+        count = len(signed.changed)
+        say(f"re-signed, {count} file{'s' if count != 1 else ''} changed: {', '.join(signed.changed[:5])}")
+    return development_policy(
+        str(project),
+        development_python(),
+        data_sets,
+        signed.project,
+        trust_root=str(development_root_path(home)),
+        cpus=len(os.sched_getaffinity(0)),
     )
-    return policy, True
 
 
 def start_node(options: StartOptions) -> int:
     """Runs the node in the foreground until it is told to end; its exit status."""
-    policy, development = node_policy(options)
+    policy, development = node_policy_of(options.project, options.policy, options.data_sets)
     if policy.client_certificate == "required" and not (options.cert and options.key):
         raise CredentialError(
             "cannot start: mTLS is demanded and no client certificate was given",
@@ -144,7 +163,7 @@ def start_node(options: StartOptions) -> int:
             hint="Give --cert and --key, or write `client_certificate: none` in the policy.",
         )
     name = options.name or policy.project.name
-    key = hashlib.sha256(f"{options.project}\0{options.api_url}\0{options.client_id}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{policy.project.path}\0{options.api_url}\0{options.client_id}".encode()).hexdigest()[:12]
     folders = Folders(options.state_dir or default_state(f"{policy.project.name}-{key}"))
     banner(options, policy, folders, development)
     agent = AgentConfig(
@@ -173,7 +192,7 @@ def _tell(room: str, what: str) -> None:
 
 def banner(options: StartOptions, policy: Policy, folders: Folders, development: bool) -> None:
     """What a person must know before anything happens."""
-    say(f"scaleoutd {__version__}: project {policy.project.name} in {options.project}")
+    say(f"scaleoutd {__version__}: project {policy.project.name} in {policy.project.path}")
     say(f"state and trail: {folders.state}")
     if development:
         warn("development mode: a key in your home signs what lies in the project folder; give --policy for a real node")

@@ -37,7 +37,7 @@ from scaleoutd.runner.receive import IncomingModel, ReceivedModel
 from scaleoutd.runner.room import Room
 from scaleoutd.runner.runs import Run
 from scaleoutd.runner.store import Snapshot, take_snapshot
-from scaleoutd.runner.trust import read_trust_root
+from scaleoutd.runner.rootfile import read_trust_root
 from scaleoutd.runner.verify import Proven, prove
 
 # The finding that goes on record when a stage refuses; other stages have only `run-failed`.
@@ -132,7 +132,7 @@ def verify(task: Task, policy: Policy) -> Proven:
     task.stage = "verify"
     room = task.room
     floors = room.floors()
-    root = read_trust_root(Path(policy.trust_root), task.now, floors)
+    root = read_trust_root(Path(policy.trust_root), task.now, floor_version=floors.root_version)
     proven = prove(Path(policy.project.path), root, policy, floors, task.now)
     room.accept(proven.manifest, root.version, task.now)
     manifest = proven.manifest.manifest

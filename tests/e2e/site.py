@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A site for end-to-end tests: a signed project, a trust root, a policy, and a node started by its real command line.
+
+The signing here uses the core formats directly, so that a test can sign what `scaleoutctl sign` would refuse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from scaleoutd.core.envelope import STATEMENT_TYPE, serialise_envelope, sign_payload
+from scaleoutd.core.keys import public_key_of
+from scaleoutd.core.manifest import MANIFEST_NAME, FileEntry, Manifest, manifest_payload
+from scaleoutd.core.trust import Role, TrustedKey, TrustRoot, sign_trust_root
+
+YEAR_MS = 365 * 24 * 3600 * 1000
+ROOT = Path(__file__).resolve().parents[2]
+
+TRAIN = """\
+import json, sys, zipfile, io
+source, target = sys.argv[1:3]
+data = open(source, "rb").read()
+with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    if "training_model.bin" in archive.namelist():
+        data = archive.read("training_model.bin")
+{body}
+open(target, "wb").write(data)
+json.dump({{"num_examples": 7, "loss": 0.5}}, open(target + "-metadata", "w"))
+print("trained")
+"""
+VALIDATE = """\
+import json, sys
+json.dump({"loss": 0.25, "accuracy": 0.75}, open(sys.argv[2], "w"))
+print("validated")
+"""
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass
+class Project:
+    """A folder with a project that echoes the model, and the key that signs it."""
+
+    folder: Path
+    key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    name: str = "echo"
+    version: int = 1
+
+    def write(self, train_body: str = "", validate: str = VALIDATE) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "scaleout.yaml").write_text(
+            "entry_points:\n  train: {command: python train.py}\n  validate: {command: python validate.py}\n"
+        )
+        (self.folder / "train.py").write_text(TRAIN.format(body=train_body))
+        (self.folder / "validate.py").write_text(validate)
+
+    def manifest(self, **changes: Any) -> Manifest:
+        files = []
+        for path in sorted(item for item in self.folder.rglob("*") if item.is_file() and item.name != MANIFEST_NAME):
+            data = path.read_bytes()
+            executable = bool(path.stat().st_mode & 0o100)
+            entry = FileEntry(str(path.relative_to(self.folder)), len(data), hashlib.sha256(data).hexdigest(), executable)
+            files.append(entry)
+        made = Manifest(
+            project=self.name,
+            version=self.version,
+            not_before_ms=now_ms() - 1000,
+            expires_ms=now_ms() + YEAR_MS,
+            files=tuple(files),
+            steps={"train": ("python", "train.py"), "validate": ("python", "validate.py")},
+        )
+        return replace(made, **changes)
+
+    def sign(self, keys: Sequence[Ed25519PrivateKey] | None = None, **changes: Any) -> None:
+        payload = manifest_payload(self.manifest(**changes))
+        envelope = sign_payload(payload, STATEMENT_TYPE, list(keys or [self.key]))
+        (self.folder / MANIFEST_NAME).write_bytes(serialise_envelope(envelope))
+
+    def write_trust_root(self, path: Path, **changes: Any) -> Path:
+        public = public_key_of(self.key)
+        role = Role((public.keyid,), 1)
+        root = TrustRoot(
+            type="scaleoutd-trust-root-v1",
+            version=1,
+            expires_ms=now_ms() + YEAR_MS,
+            keys={public.keyid: TrustedKey(public.pem, name="tester")},
+            roles={"root": role, "ml": role},
+        )
+        path.write_bytes(serialise_envelope(sign_trust_root(replace(root, **changes), [self.key])))
+        return path
+
+
+def write_policy(path: Path, project: Project, trust_root: Path, **changes: Any) -> Path:
+    """policy.yaml; `changes` replace whole top-level keys (JSON is YAML)."""
+    policy: dict[str, Any] = {
+        "version": 1,
+        "project": {"name": project.name, "path": str(project.folder)},
+        "trust_root": str(trust_root),
+        "environments": {"system": {"python": "/usr/bin/python3"}},
+        "limits": {"wall_clock_s": 60, "cpu_s": 60, "memory_bytes": 512 * 1024**2, "scratch_bytes": 64 * 1024**2},
+        "egress": {"metrics": ["loss", "accuracy"], "metadata": ["loss"]},
+        "settings_schema": {},
+    }
+    policy.update(changes)
+    path.write_text(json.dumps(policy, indent=1))
+    return path
+
+
+@dataclass
+class NodeProcess:
+    """`scaleoutd client start` as a child, with what it prints."""
+
+    arguments: Sequence[str]
+    token: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+        environment.update(self.environment)
+        if self.token:
+            environment["SCALEOUT_AUTH_TOKEN"] = self.token
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "scaleoutd.cli.scaleoutd", "client", "start", *self.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+        self.lines: list[str] = []
+        self._arrived = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._arrived:
+                self.lines.append(line.rstrip("\n"))
+                self._arrived.notify_all()
+        with self._arrived:
+            self._arrived.notify_all()
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for(self, wanted: str, timeout_s: float = 60) -> str:
+        """The first line that holds `wanted`; waits for it."""
+        deadline = time.monotonic() + timeout_s
+        with self._arrived:
+            while True:
+                for line in self.lines:
+                    if wanted in line:
+                        return line
+                left = deadline - time.monotonic()
+                if left <= 0 or (self.process.poll() is not None and not self._reader.is_alive()):
+                    raise AssertionError(f"{wanted!r} did not come; the node said:\n{self.text}")
+                self._arrived.wait(min(left, 0.5))
+
+    def children(self) -> dict[str, int]:
+        """Room → pid of the children of this node, from /proc."""
+        found: dict[str, int] = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                status = (entry / "stat").read_text().rpartition(")")[2].split()
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if int(status[1]) == self.process.pid:
+                for room in ("agent", "runner", "ledger"):
+                    if f"scaleoutd.{room}.__main__" in command:
+                        found[room] = int(entry.name)
+                if "scaleoutd.step.launcher" in command:
+                    found["step"] = int(entry.name)
+        return found
+
+    def stop(self, timeout_s: float = 20) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"the node did not end; it said:\n{self.text}") from None
+        finally:
+            self._reader.join(5)
+
+
+def trail(state: Path) -> list[dict[str, Any]]:
+    """Every event of a node's trail, as JSON objects in order."""
+    events = []
+    for segment in sorted((state / "audit").glob("*.jsonl")):
+        events += [json.loads(line) for line in segment.read_text().splitlines()]
+    return events
