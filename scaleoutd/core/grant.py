@@ -94,7 +94,7 @@ def authorize(policy: Policy, verified: VerifiedManifest, offer: Offer, now: Now
         model=ModelRules(formats=policy.model_formats, max_bytes=policy.limits.model_bytes),
         environment_id=environment_id,
         environment=environment,
-        data_sets={name: _data_set(policy, name, expected) for name, expected in sorted(manifest.data_sets.items())},
+        data_sets=_data_sets(policy, manifest),
         settings=settings,
         egress=policy.egress,
         min_num_examples=policy.budget.min_num_examples,
@@ -175,6 +175,14 @@ def _environment(policy: Policy, manifest: Manifest) -> tuple[str, EnvironmentRu
     name = usable[0]
     rule = policy.environments[name]
     return name, EnvironmentRule(rule.python, rule.binds, _one_digest(name, rule, wanted[name], "environment-mismatch"))
+
+
+def _data_sets(policy: Policy, manifest: Manifest) -> dict[str, DataSetRule]:
+    """Those that the project names; in development, where one person is both, those of the command line."""
+    expected = dict(manifest.data_sets)
+    if manifest.development and policy.development:
+        expected = {name: Expected() for name in policy.data_sets} | expected
+    return {name: _data_set(policy, name, item) for name, item in sorted(expected.items())}
 
 
 def _data_set(policy: Policy, name: str, expected: Expected) -> DataSetRule:

@@ -76,6 +76,7 @@ class Manifest:
     data_sets: Annotated[Mapping[str, Expected], Count(0, 64)] = field(default_factory=dict)
     startup_file: RelativePath | None = None  # importer projects
     policy_sha256: Sha256Hex | None = None
+    development: bool = False  # signed by a program for its own user; only a development trust root takes it
 
     @property
     def size_bytes(self) -> int:
@@ -154,6 +155,14 @@ def verify_signatures(envelope_bytes: bytes, root: TrustRoot) -> VerifiedManifes
     envelope = parse_envelope(envelope_bytes, STATEMENT_TYPE)
     verified = verify_envelope(envelope, root.public_keys(), 1)
     manifest = parse_manifest(verified.payload)
+    if manifest.development != root.development:
+        kinds = {True: "development", False: "production"}
+        raise VerificationError(
+            f"cannot accept version {manifest.version} of {manifest.project}: it was signed for {kinds[manifest.development]},"
+            f" the trust root is for {kinds[root.development]}",
+            code="signature-threshold",
+            hint="Sign it with a key of this trust root: `scaleoutctl sign`.",
+        )
     roles = root.authorize(manifest.project, verified.signers)
     sha256 = hashlib.sha256(verified.payload).hexdigest()
     return VerifiedManifest(manifest, sha256, _ids(verified.signers), roles, root.version, root.development)

@@ -113,8 +113,13 @@ def check_project(proven: Proven) -> list[Difference]:
 
 
 def project_nodes(tree: Tree, ignored: Sequence[str]) -> list[Node]:
-    """What the folder holds besides its manifest and what is ignored."""
-    return [node for node in tree.walk(IgnoreRules(ignored)) if node.path != MANIFEST_NAME]
+    """What the folder holds besides its manifest and what is ignored.
+
+    The new manifest of a signer at work (`durable.replace_file`) is no part of the project either: nothing copies it.
+    """
+    half_written = f".{MANIFEST_NAME}."
+    nodes = tree.walk(IgnoreRules(ignored))
+    return [node for node in nodes if node.path != MANIFEST_NAME and not node.path.startswith(half_written)]
 
 
 def compare(manifest: Manifest, nodes: Sequence[Node]) -> list[Difference]:

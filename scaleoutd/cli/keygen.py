@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`scaleoutctl keygen`: a key pair in two files, NAME.key (PKCS#8 PEM, 0600) and NAME.pub (SPKI PEM).
+
+An existing file is never overwritten: a lost signing key cannot be had back.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from scaleoutd.core.keys import PrivateKey, PublicKey, public_key_of
+from scaleoutd.durable import storage_errors, sync_folder, write_all
+from scaleoutd.errors import ConfigError, FormatError
+
+MAX_KEY_FILE_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True)
+class KeyFiles:
+    private_path: Path
+    public_path: Path
+    keyid: str
+
+
+@click.command("keygen")
+@click.option("--out", type=click.Path(path_type=Path), default=Path(), help="Folder for the two files.")
+@click.option("--algorithm", type=click.Choice(["ed25519", "p256"]), default="ed25519", show_default=True)
+@click.option("--name", default="scaleout", show_default=True, help="File name without its end.")
+@click.option("--passphrase-file", type=click.Path(path_type=Path), help="Encrypt the private key with this file's first line.")
+def keygen(out: Path, algorithm: str, name: str, passphrase_file: Path | None) -> None:
+    """Make a signing key."""
+    passphrase = read_passphrase(passphrase_file) if passphrase_file else None
+    files = write_key_pair(out, name, new_private_key(algorithm), passphrase)
+    click.echo(f"private key  {files.private_path}  keep it off the nodes")
+    click.echo(f"public key   {files.public_path}")
+    click.echo(f"key id       {files.keyid}")
+
+
+def new_private_key(algorithm: str) -> PrivateKey:
+    """`ed25519` or `p256`."""
+    return Ed25519PrivateKey.generate() if algorithm == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+
+
+def write_key_pair(folder: Path, name: str, private_key: PrivateKey, passphrase: bytes | None = None) -> KeyFiles:
+    """Writes both files, durably; ConfigError when one of them is there."""
+    if not name or "/" in name or name.startswith("."):
+        raise ConfigError(f"cannot name a key {name!r}: expected a plain file name", hint="Choose another --name.")
+    protection = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    private_pem = private_key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection)
+    public = public_key_of(private_key)
+    files = KeyFiles(folder / f"{name}.key", folder / f"{name}.pub", public.keyid)
+    with storage_errors(f"write the key pair to {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        _create(files.private_path, private_pem, 0o600)
+        _create(files.public_path, public.pem.encode("ascii"), 0o644)
+        sync_folder(folder)
+    return files
+
+
+def read_private_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
+    """A private key file; ConfigError when others may read it, FormatError `key-invalid` when it is no key of ours."""
+    with storage_errors(f"read the key {path}"):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except FileNotFoundError as exc:
+            raise ConfigError(
+                f"cannot read the key {path}: it does not exist", code="config-missing", hint="Make one: `scaleoutctl keygen`."
+            ) from exc
+        with os.fdopen(fd, "rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            data = file.read(MAX_KEY_FILE_BYTES + 1)
+    if mode & 0o077:
+        raise ConfigError(
+            f"cannot use the key {path}: expected mode 0600, found {mode:04o}, so others may read it", hint=f"chmod 600 {path}"
+        )
+    try:
+        key = serialization.load_pem_private_key(data, passphrase)
+    except TypeError as exc:
+        wanted = "it is encrypted" if passphrase is None else "it is not encrypted"
+        raise FormatError(f"cannot use the key {path}: {wanted}", code="key-invalid", hint="See --passphrase-file.") from exc
+    except ValueError as exc:
+        raise FormatError(
+            f"cannot use the key {path}: it is no PEM private key, or the passphrase is wrong",
+            code="key-invalid",
+            hint="Make a key with `scaleoutctl keygen`.",
+        ) from exc
+    if not isinstance(key, Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
+        raise FormatError(f"cannot use the key {path}: expected Ed25519 or P-256, found {type(key).__name__}", code="key-invalid")
+    public_key_of(key)
+    return key
+
+
+def read_public_key(path: Path) -> PublicKey:
+    with storage_errors(f"read the key {path}"):
+        data = path.read_bytes()[: MAX_KEY_FILE_BYTES + 1]
+    if b"PRIVATE KEY" in data:
+        raise ConfigError(f"cannot use {path} as a public key: it is a private one", hint="Name the .pub file beside it.")
+    try:
+        return PublicKey.from_pem(data.decode("ascii"))
+    except (UnicodeDecodeError, FormatError) as exc:
+        raise FormatError(f"cannot use {path}: it is no public key of a known kind", code="key-invalid") from exc
+
+
+def read_passphrase(path: Path) -> bytes:
+    """The first line of a file."""
+    with storage_errors(f"read the passphrase {path}"):
+        lines = path.read_bytes().splitlines()
+    if not lines or not lines[0]:
+        raise ConfigError(f"cannot read the passphrase {path}: its first line is empty")
+    return lines[0]
+
+
+def _create(path: Path, data: bytes, mode: int) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except FileExistsError as exc:
+        message = f"cannot write {path}: it exists, and a key is never overwritten"
+        raise ConfigError(message, hint="Choose another --name.") from exc
+    try:
+        write_all(fd, data)
+        os.fchmod(fd, mode)
+        os.fsync(fd)
+    finally:
+        os.close(fd)

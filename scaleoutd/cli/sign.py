@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`scaleoutctl sign` and `verify`: a person's signature on a project, and its proof.
+
+The development mode lives in development.py; its names can be had from here too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from scaleoutd.cli.development import development_project, development_root_path, development_signer, resign_if_changed
+from scaleoutd.cli.keygen import read_passphrase, read_private_key
+from scaleoutd.cli.signing import (
+    Terms,
+    changed_files,
+    locate_project,
+    make_manifest,
+    now,
+    read_folder,
+    read_unverified,
+    write_envelope,
+    write_manifest,
+)
+from scaleoutd.core.clock import Floors, utc_text
+from scaleoutd.core.envelope import add_signature
+from scaleoutd.core.keys import PrivateKey, public_key_of
+from scaleoutd.core.manifest import Expected, VerifiedManifest, verify_manifest
+from scaleoutd.core.policy import Policy, parse_duration, parse_policy_yaml
+from scaleoutd.core.trust import TrustRoot
+from scaleoutd.durable import storage_errors
+from scaleoutd.errors import ConfigError
+from scaleoutd.runner.hashing import Difference
+from scaleoutd.runner.rootfile import read_trust_root
+from scaleoutd.runner.tree import Tree
+from scaleoutd.runner.verify import Proven, check_project, read_envelope, refuse
+
+__all__ = ["development_project", "development_root_path", "development_signer", "resign_if_changed", "sign", "verify"]
+
+DAY_S = 86_400
+
+
+@click.command("sign")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path())
+@click.option("--key", "key_file", type=click.Path(path_type=Path), required=True, help="Private key (see keygen).")
+@click.option("--passphrase-file", type=click.Path(path_type=Path))
+@click.option("--add", is_flag=True, help="Add a signature to the manifest that is there, if the files are as it says.")
+@click.option("--name", help="Name of the project; default: as before, or the folder's name.")
+@click.option("--version", type=click.IntRange(1), help="Default: one above the manifest that is there.")
+@click.option("--expires", default="365d", show_default=True, help="How long from now.")
+@click.option("--policy", "policy_file", type=click.Path(path_type=Path), help="Bind it to this policy.")
+@click.option("--environment", "environments", multiple=True, metavar="ID[=SHA256]", help="Environment that the project expects.")
+@click.option("--data-set", "data_sets", multiple=True, metavar="ID[=SHA256]", help="Data set that the project expects.")
+def sign(
+    folder: Path,
+    key_file: Path,
+    passphrase_file: Path | None,
+    add: bool,
+    name: str | None,
+    version: int | None,
+    expires: str,
+    policy_file: Path | None,
+    environments: tuple[str, ...],
+    data_sets: tuple[str, ...],
+) -> None:
+    """Sign the project in FOLDER: every file, how it is run, and for how long."""
+    private_key = read_private_key(key_file, read_passphrase(passphrase_file) if passphrase_file else None)
+    project = locate_project(folder)
+    if add:
+        if name or version or policy_file or environments or data_sets:
+            raise ConfigError("cannot add a signature and change the manifest: --add goes with --key only")
+        _add(project, private_key)
+        return
+    policy = _read_policy(policy_file) if policy_file else None
+    terms = Terms(
+        project=name,
+        version=version,
+        valid_days=max(1, parse_duration(expires) // DAY_S),
+        environments=_expected(environments, policy, "environments"),
+        data_sets=_expected(data_sets, policy, "data_sets"),
+        policy_sha256=policy.digest() if policy else None,
+    )
+    _sign_new(project, private_key, terms)
+
+
+@click.command("verify")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path())
+@click.option("--trust-root", type=click.Path(path_type=Path), required=True, help="File, or folder of 1.json … N.json.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def verify(folder: Path, trust_root: Path, as_json: bool) -> None:
+    """Prove that FOLDER is exactly what was signed.  Exit status 0, or 65 with the first difference."""
+    project = locate_project(folder)
+    at = now()
+    root = read_trust_root(trust_root, at)
+    envelope = read_envelope(project)
+    verified = verify_manifest(envelope, root, at, Floors())
+    differences = check_project(Proven(verified, hashlib.sha256(envelope).hexdigest(), project))
+    if as_json:
+        click.echo(json.dumps(_report(verified, root, differences), indent=2))
+    else:
+        _print_report(verified, root, differences)
+    refuse(differences)
+
+
+def _sign_new(project: Path, private_key: PrivateKey, terms: Terms) -> None:
+    with Tree(project) as tree:
+        found = read_unverified(tree)
+        before = found[1] if found else None
+        manifest = make_manifest(read_folder(tree), terms, before, now(), project.name)
+    write_manifest(project, manifest, [private_key])
+    changed = changed_files(before, manifest)
+    click.echo(f"signed {manifest.project} version {manifest.version}: {len(manifest.files)} files, {manifest.size_bytes} bytes")
+    click.echo(f"by key {public_key_of(private_key).keyid}, until {utc_text(manifest.expires_ms)}")
+    if before is not None:
+        shown = ", ".join(changed[:10]) or "no file"
+        click.echo(f"changed since version {before.version}: {shown}{' …' if len(changed) > 10 else ''}")
+
+
+def _add(project: Path, private_key: PrivateKey) -> None:
+    with Tree(project) as tree:
+        found = read_unverified(tree)
+    if found is None:
+        message = f"cannot add a signature: {project} has no manifest"
+        raise ConfigError(message, code="config-missing", hint="Sign it without --add.")
+    envelope, manifest = found
+    # The second signer vouches for the files that lie here, not for a list that somebody else made.
+    unverified = VerifiedManifest(manifest, "", (), {}, 0, manifest.development)
+    refuse(check_project(Proven(unverified, "", project)))
+    write_envelope(project, add_signature(envelope, private_key))
+    click.echo(f"added a signature to {manifest.project} version {manifest.version} by key {public_key_of(private_key).keyid}")
+
+
+def _read_policy(path: Path) -> Policy:
+    with storage_errors(f"read the policy {path}"):
+        return parse_policy_yaml(path.read_bytes(), name=str(path))
+
+
+def _expected(options: Iterable[str], policy: Policy | None, kind: str) -> dict[str, Expected] | None:
+    """From ID[=SHA256] options, with the policy's digests for ids alone; without options what the policy names."""
+    rules = {name: rule.digest for name, rule in getattr(policy, kind).items()} if policy else {}
+    chosen = dict(item.partition("=")[::2] for item in options)
+    if not chosen:
+        return {name: Expected(digest) for name, digest in rules.items()} if policy else None
+    return {name: Expected(digest or rules.get(name)) for name, digest in chosen.items()}
+
+
+def _report(verified: VerifiedManifest, root: TrustRoot, differences: list[Difference]) -> dict[str, object]:
+    manifest = verified.manifest
+    roles = {role: [{"keyid": keyid, "name": root.key_name(keyid)} for keyid in ids] for role, ids in verified.roles.items()}
+    return {
+        "verified": not differences,
+        "project": manifest.project,
+        "version": manifest.version,
+        "manifest_sha256": verified.sha256,
+        "expires_ms": manifest.expires_ms,
+        "files": len(manifest.files),
+        "size_bytes": manifest.size_bytes,
+        "trust_root": {"version": root.version, "sha256": root.digest(), "development": root.development},
+        "roles": roles,
+        "differences": [vars(difference) for difference in differences],
+    }
+
+
+def _print_report(verified: VerifiedManifest, root: TrustRoot, differences: list[Difference]) -> None:
+    manifest = verified.manifest
+    signers = ", ".join(f"{role}: {' + '.join(root.key_name(keyid) for keyid in ids)}" for role, ids in verified.roles.items())
+    click.echo(f"{manifest.project} version {manifest.version}, signed ({signers}), valid until {utc_text(manifest.expires_ms)}")
+    for difference in differences:
+        shown = difference.path.encode("unicode_escape").decode("ascii")
+        click.echo(f"  {difference.code:13} {shown}: expected {difference.expected}, found {difference.found}")
+    if not differences:
+        click.echo(f"all {len(manifest.files)} files are as signed ({manifest.size_bytes} bytes)")
