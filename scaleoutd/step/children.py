@@ -153,14 +153,14 @@ def confine_child(cell: Cell) -> None:
     confine.default_signals()
     with confine.stage("rlimits"):
         mapped = _mapped_bytes()
-        files = resource.RLIM_INFINITY if cell.files else 0
+        files = 256 if cell.files else 16
         confine.set_rlimits(
             [
                 (resource.RLIMIT_CPU, cell.cpu_s, cell.cpu_s + 1),
                 (resource.RLIMIT_AS, mapped + _HEADROOM_BYTES, mapped + _HEADROOM_BYTES),
                 (resource.RLIMIT_CORE, 1, 1),
                 (resource.RLIMIT_FSIZE, 0, 0),
-                (resource.RLIMIT_NOFILE, 256 if files else 0, 256 if files else 0),
+                (resource.RLIMIT_NOFILE, files, files),
                 (resource.RLIMIT_MSGQUEUE, 0, 0),
             ]
         )

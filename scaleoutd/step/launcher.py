@@ -8,18 +8,47 @@ decides what it means.
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import os
 import signal
+import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from scaleoutd.core.plan import SandboxPlan
+from scaleoutd.core import records
+from scaleoutd.core.plan import GateFacts, ModelFacts, SandboxPlan
 from scaleoutd.errors import KernelSupportError, LaunchError, PeerError, ScaleoutError
 from scaleoutd.ipc.channel import Channel, Received, Refused
 from scaleoutd.ipc.packets import Connection
-from scaleoutd.ipc.step import Execute, Gate, Inspect, Probe
-from scaleoutd.step import children, confine, execute, init, limits, namespaces, scratch, seccomp, syscalls, view
+from scaleoutd.ipc.step import (
+    RESULT_OUTPUT,
+    TRAIN_METADATA,
+    TRAIN_OUTPUT,
+    Execute,
+    Gate,
+    Gated,
+    Inspect,
+    Inspected,
+    Probe,
+)
+from scaleoutd.step import (
+    children,
+    confine,
+    execute,
+    gate,
+    init,
+    inspect,
+    landlock,
+    limits,
+    namespaces,
+    outputs,
+    scratch,
+    seccomp,
+    syscalls,
+    view,
+)
 from scaleoutd.step.start import CONNECTION_FD
 
 
@@ -51,13 +80,71 @@ class Launcher:
             self._clean_up()
 
     def _answer(self, received: Received) -> None:
-        handlers: dict[type[Any], Callable[[Received], None]] = {Execute: self._execute}
+        handlers: dict[type[Any], Callable[[Received], None]] = {
+            Inspect: self._inspect,
+            Execute: self._execute,
+            Gate: self._gate,
+        }
         try:
             handlers[type(received.message)](received)
         except ScaleoutError as exc:
             if isinstance(exc, PeerError) and exc.code == "peer-closed":
                 raise
             self._channel.tell(Refused.of(exc))
+
+    def _inspect(self, received: Received) -> None:
+        request: Inspect = received.message
+        if len(received.descriptors) != 1:
+            raise PeerError("cannot inspect: exactly one descriptor, the model, must come with the message")
+        size = _size_of_input(received.descriptors[0])
+        work = functools.partial(inspect.inspect_model, request.rules, size)
+        answer = children.call(self._reader_cell(request.plan), work, received.descriptors)
+        self._channel.tell(Inspected(records.decode(ModelFacts, answer.value, "facts")))
+
+    def _gate(self, received: Received) -> None:
+        request: Gate = received.message
+        rules, plan = request.rules, request.plan
+        train = rules.task == "train"
+        if len(received.descriptors) != (1 if train else 0) or (train and rules.model is None):
+            raise PeerError("cannot gate: the model received and its rules must come with a training, and only with one")
+        names = (TRAIN_OUTPUT, TRAIN_METADATA) if train else (RESULT_OUTPUT,)
+        bounds = (rules.output_bytes, rules.metadata_bytes) if train else (rules.metadata_bytes,)
+        opened = self._open_outputs(plan, names, bounds)
+        try:
+            sizes = [outputs.check(fd, name, most) for fd, name, most in zip(opened, names, bounds, strict=True)]
+            if train:
+                sizes.append(_size_of_input(received.descriptors[0]))
+                work: children.Work = functools.partial(gate.check_train, rules, sizes)
+            else:
+                work = functools.partial(gate.check_result, rules, sizes[0])
+            answer = children.call(self._reader_cell(plan), work, [*opened, *received.descriptors])
+            facts = records.decode(GateFacts, answer.value, "facts")
+            self._channel.tell(Gated(facts), opened[:1] if train else ())
+        finally:
+            for fd in opened:
+                os.close(fd)
+
+    def _open_outputs(self, plan: SandboxPlan, names: Sequence[str], bounds: Sequence[int]) -> list[int]:
+        if self._scratch is None or self._scratch[0] != plan.scratch:
+            raise PeerError("cannot gate: nothing was executed here with this scratch folder")
+        cell = self._file_cell(self._scratch[1], plan.scratch, "read")
+        opened = children.call(cell, functools.partial(outputs.open_outputs, names, bounds), []).descriptors
+        if len(opened) != len(names):
+            for fd in opened:
+                os.close(fd)
+            raise LaunchError("cannot take the outputs: the child that opens them answered with other descriptors")
+        return opened
+
+    def _reader_cell(self, plan: SandboxPlan) -> children.Cell:
+        """A child that may compute on what it is given, and nothing else."""
+        return children.Cell(
+            identity=confine.identity_of_slot(plan.slot),
+            program=self._filters.inspect,
+            landlock_abi=self._abi,
+            cpu_s=plan.limits.cpu_s,
+            wall_clock_s=plan.limits.wall_clock_s,
+            connection_fd=self._channel.fileno(),
+        )
 
     def _execute(self, received: Received) -> None:
         request: Execute = received.message
@@ -112,15 +199,15 @@ class Launcher:
         self._scratch = (plan.scratch, identity)
         children.call(self._file_cell(identity, plan.scratch), _renew, [])
 
-    def _file_cell(self, identity: confine.Identity, folder: str) -> children.Cell:
-        """A child that may open, and delete, what lies in `folder`."""
+    def _file_cell(self, identity: confine.Identity, folder: str, access: landlock.Access = "write") -> children.Cell:
+        """A child that may open, with "write" also delete, what lies in `folder`."""
         return children.Cell(
             identity=identity,
             program=self._filters.step,
             landlock_abi=self._abi,
             cpu_s=120,
             wall_clock_s=180,
-            grants=(view.Grant(".", "write"),),
+            grants=(view.Grant(".", access),),
             files=True,
             folder=folder,
         )
@@ -130,6 +217,14 @@ class Launcher:
         if self._scratch is not None:
             path, identity = self._scratch
             children.call(self._file_cell(identity, path), _empty, [])
+
+
+def _size_of_input(fd: int) -> int:
+    """Size of a file that the runner passed: regular, and read-only, so that no child could change it."""
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
+        raise PeerError("cannot take the model: the descriptor is no regular file open for reading only")
+    return info.st_size
 
 
 def _renew() -> tuple[dict[str, Any], tuple[int, ...]]:

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate's reader: runs in a confined child, reads what the step wrote, says whether it is what the contract demands.
+
+train: weights with the form of the model received, every number finite, and JSON with `num_examples` above zero.
+validate: a flat JSON object of scalars.  predict: a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from scaleoutd.core import records, strictjson
+from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts
+from scaleoutd.errors import FormatError, OutputError
+from scaleoutd.step.model import Model, read_model
+from scaleoutd.step.source import FileSource
+
+_MAX_ANSWER_TEXT_BYTES = 48 * 1024
+
+
+def check_train(
+    rules: GateRules, sizes: Sequence[int], weights_fd: int, metadata_fd: int, received_fd: int
+) -> tuple[dict[str, Any], Sequence[int]]:
+    """GateFacts of a training: `sizes` are those of the three files."""
+    metadata = _metadata(rules, FileSource(metadata_fd, sizes[1]))
+    examples = metadata.get("num_examples")
+    if not isinstance(examples, int) or isinstance(examples, bool) or examples <= 0:
+        raise _refuse(f"num_examples must be an integer above zero, found {str(examples)[:40]!r}", "metrics-invalid")
+    assert rules.model is not None
+    try:
+        written = read_model(FileSource(weights_fd, sizes[0]), rules.model)
+    except FormatError as exc:
+        raise OutputError(exc.message.replace("the model", "the weights of the step"), hint=exc.hint) from exc
+    if rules.same_form:
+        _compare(written.facts, read_model(FileSource(received_fd, sizes[2]), rules.model).facts)
+    _check_checksums(written)
+    if rules.finite:
+        for array in written.arrays:
+            if not array.is_finite():
+                raise _refuse(f"array {array.name[:120]!r} has a NaN or an infinity", "output-not-finite")
+    return records.encode(GateFacts(sizes[0], _text(metadata), written.facts)), ()
+
+
+def check_result(rules: GateRules, size: int, result_fd: int) -> tuple[dict[str, Any], Sequence[int]]:
+    """GateFacts of a validation or prediction."""
+    value = _metadata(rules, FileSource(result_fd, size))
+    if rules.task == "validate":
+        for key, item in value.items():
+            if isinstance(item, list | dict):
+                raise _refuse(f"metric {key[:80]!r} is no number, string, boolean or null", "metrics-invalid")
+    return records.encode(GateFacts(size, _text(value))), ()
+
+
+def _metadata(rules: GateRules, source: FileSource) -> dict[str, Any]:
+    if source.size > rules.metadata_bytes:
+        raise _refuse(f"its JSON has {source.size} bytes, at most {rules.metadata_bytes} are read", "limit-output")
+    try:
+        data = source.read_at(0, source.size)
+        value = strictjson.parse(data, max_bytes=rules.metadata_bytes, allow_floats=True, what="the JSON of the step")
+    except FormatError as exc:
+        raise OutputError(exc.message, code="metrics-invalid", hint="Write it with json.dump, without NaN.") from exc
+    if not isinstance(value, dict):
+        raise _refuse("its JSON is no object", "metrics-invalid")
+    return value
+
+
+def _compare(written: ModelFacts, received: ModelFacts) -> None:
+    if received.arrays_sha256 is None and written.arrays_sha256 is None:
+        return  # opaque bytes have no form
+    if written.format != received.format:
+        raise _refuse(f"the weights are of format {written.format}, the model received is {received.format}", "output-shape")
+    if written.arrays_sha256 != received.arrays_sha256:
+        raise _refuse(
+            f"its {written.arrays} arrays with {written.parameters} numbers have other names, shapes or types than the"
+            f" {received.arrays} with {received.parameters} of the model received",
+            "output-shape",
+        )
+
+
+def _check_checksums(model: Model) -> None:
+    try:
+        for archive in model.archives:
+            for name in archive.entries:
+                archive.check_crc(name)
+    except FormatError as exc:
+        raise OutputError(exc.message.replace("the model", "the weights of the step"), hint=exc.hint) from exc
+
+
+def _text(value: dict[str, Any]) -> str:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    if len(json.dumps(text, ensure_ascii=False).encode()) > _MAX_ANSWER_TEXT_BYTES:
+        raise _refuse(f"its JSON needs more than {_MAX_ANSWER_TEXT_BYTES} bytes in a message", "limit-output")
+    return text
+
+
+def _refuse(cause: str, code: str) -> OutputError:
+    error = OutputError(f"cannot let the output leave: {cause}", hint="Look at the step's log; correct the step.")
+    error.code = code
+    return error

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch's ZIP archives: the pickle in them is never loaded, only walked.
+
+`data.pkl` is read opcode by opcode with pickletools.genops and carried out on plain values by a machine that knows the few
+opcodes and the few names of a state dictionary: tensors, storages, parameters, ordered dictionaries.  Every other opcode and
+every other name is refused, so the file can do nothing here and, as far as its names go, nothing in torch.load either.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from scaleoutd.step.archive import Archive
+from scaleoutd.step.arrays import FLOATS, Array, FloatKind
+from scaleoutd.step.source import Source, refuse
+
+_MAX_PICKLE_BYTES = 8 << 20
+_MAX_OPCODES = 2_000_000
+_MAX_DEPTH = 16
+
+_STORAGES: dict[str, tuple[str, int, FloatKind | None]] = {
+    "FloatStorage": ("float32", 4, FLOATS["f4"]), "DoubleStorage": ("float64", 8, FLOATS["f8"]),
+    "HalfStorage": ("float16", 2, FLOATS["f2"]), "BFloat16Storage": ("bfloat16", 2, FLOATS["bf2"]),
+    "LongStorage": ("int64", 8, None), "IntStorage": ("int32", 4, None), "ShortStorage": ("int16", 2, None),
+    "CharStorage": ("int8", 1, None), "ByteStorage": ("uint8", 1, None), "BoolStorage": ("bool", 1, None),
+}  # fmt: skip
+_FUNCTIONS = {"torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter", "collections OrderedDict"}
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A global that the pickle names; never resolved."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class _Storage:
+    kind: str
+    key: str
+    elements: int
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    storage: _Storage
+    shape: tuple[int, ...]
+
+
+_MARK = object()
+
+
+def looks_like(archive: Archive) -> bool:
+    return any(name == "data.pkl" or name.endswith("/data.pkl") for name in archive.entries)
+
+
+def read_arrays(archive: Archive) -> list[Array]:
+    """The tensors of a state dictionary, with their numbers.  A storage of several tensors is listed under each."""
+    pickles = [name for name in archive.entries if name == "data.pkl" or name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise refuse("the torch archive has several pickles")
+    root = pickles[0][: -len("data.pkl")]
+    _check_entries(archive, root)
+    source = archive.open(pickles[0])
+    if source.size > _MAX_PICKLE_BYTES:
+        raise refuse(f"its pickle has {source.size} bytes, at most {_MAX_PICKLE_BYTES} are read", "limit-model")
+    value = _Machine().run(source.read_at(0, source.size))
+    tensors: dict[str, _Tensor] = {}
+    _flatten(value, "", tensors, 0)
+    return [_array(name, tensor, archive, root) for name, tensor in tensors.items()]
+
+
+def _check_entries(archive: Archive, root: str) -> None:
+    known = {"data.pkl", "version", "byteorder", ".format_version", ".storage_alignment", ".data/serialization_id"}
+    for name in archive.entries:
+        rest = name[len(root) :] if name.startswith(root) else ""
+        if rest not in known and not (rest.startswith("data/") and rest[5:].isdigit()):
+            raise refuse(f"entry {name!r} does not belong in a torch archive")
+    order = archive.entries.get(root + "byteorder")
+    if order is not None and archive.open(order.name).read_at(0, order.size_bytes) != b"little":
+        raise refuse("the torch archive is not little-endian")
+
+
+def _array(name: str, tensor: _Tensor, archive: Archive, root: str) -> Array:
+    dtype, width, kind = _STORAGES[tensor.storage.kind]
+    entry = f"{root}data/{tensor.storage.key}"
+    if entry not in archive.entries:
+        raise refuse(f"array {name!r} has its numbers in {entry!r}, which is not there")
+    source: Source = archive.open(entry)
+    if source.size != tensor.storage.elements * width:
+        raise refuse(f"array {name!r} has {source.size} bytes of numbers, expected {tensor.storage.elements * width}")
+    return Array(name, dtype, tensor.shape, source, 0, source.size, kind)
+
+
+def _flatten(value: Any, path: str, tensors: dict[str, _Tensor], depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise refuse("its dictionaries are nested too deep")
+    if isinstance(value, _Tensor):
+        tensors[path] = value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _flatten(item, f"{path}.{key}" if path else str(key), tensors, depth + 1)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _flatten(item, f"{path}[{index}]", tensors, depth + 1)
+
+
+class _Machine:
+    """A pickle machine over plain values.  Each method is one opcode; an opcode without a method is refused."""
+
+    def __init__(self) -> None:
+        self._stack: list[Any] = []
+        self._memo: dict[int, Any] = {}
+        self._simple: dict[str, Any] = {
+            "NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": (), "MARK": _MARK,
+        }  # fmt: skip
+        self._methods: dict[str, Callable[[Any], None]] = {
+            "EMPTY_DICT": lambda _: self._stack.append({}),
+            "EMPTY_LIST": lambda _: self._stack.append([]),
+            "MEMOIZE": lambda _: self._memo.__setitem__(len(self._memo), self._stack[-1]),
+            "GLOBAL": self._global,
+            "STACK_GLOBAL": self._stack_global,
+            "TUPLE": lambda _: self._stack.append(tuple(self._to_mark())),
+            "TUPLE1": lambda _: self._tuple(1),
+            "TUPLE2": lambda _: self._tuple(2),
+            "TUPLE3": lambda _: self._tuple(3),
+            "APPEND": lambda _: self._extend([self._stack.pop()]),
+            "APPENDS": lambda _: self._extend(self._to_mark()),
+            "SETITEM": lambda _: self._update([self._stack.pop(-2), self._stack.pop()]),
+            "SETITEMS": lambda _: self._update(self._to_mark()),
+            "BINPERSID": self._persistent,
+            "REDUCE": self._reduce,
+            "BUILD": self._build,
+        }
+        for name in ("BINPUT", "LONG_BINPUT"):
+            self._methods[name] = lambda number: self._memo.__setitem__(number, self._stack[-1])
+        for name in ("BINGET", "LONG_BINGET"):
+            self._methods[name] = lambda number: self._stack.append(self._memo[number])
+        for name in ("BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE", "BINFLOAT"):
+            self._methods[name] = self._stack.append
+
+    def run(self, data: bytes) -> Any:
+        try:
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(data))):
+                if count > _MAX_OPCODES:
+                    raise refuse("its pickle has too many opcodes", "limit-model")
+                if opcode.name in ("PROTO", "FRAME"):
+                    continue
+                if opcode.name == "STOP":
+                    return self._stack.pop()
+                if opcode.name in self._simple:
+                    self._stack.append(self._simple[opcode.name])
+                elif opcode.name in self._methods:
+                    self._methods[opcode.name](argument)
+                else:
+                    raise refuse(f"its pickle uses opcode {opcode.name}, which weights do not need", "model-format-denied")
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError) as exc:
+            raise refuse(f"its pickle is damaged: {exc}") from exc
+        raise refuse("its pickle has no end")
+
+    def _to_mark(self) -> list[Any]:
+        at = len(self._stack) - 1
+        while self._stack[at] is not _MARK:
+            at -= 1
+            if at < 0:
+                raise ValueError("a mark is missing")
+        items = self._stack[at + 1 :]
+        del self._stack[at:]
+        return items
+
+    def _tuple(self, count: int) -> None:
+        items = tuple(self._stack[-count:])
+        if len(items) != count:
+            raise ValueError("the stack is empty")
+        del self._stack[-count:]
+        self._stack.append(items)
+
+    def _extend(self, items: list[Any]) -> None:
+        if not isinstance(self._stack[-1], list):
+            raise ValueError("something is appended to what is no list")
+        self._stack[-1].extend(items)
+
+    def _update(self, items: list[Any]) -> None:
+        if not isinstance(self._stack[-1], dict):
+            raise ValueError("an item is set in what is no dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not isinstance(key, str | int):
+                raise ValueError("a key is neither a string nor an integer")
+            self._stack[-1][key] = value
+
+    def _global(self, argument: str) -> None:
+        module, _, name = argument.partition(" ")
+        storage = module in ("torch", "torch.storage") and name in _STORAGES
+        if argument not in _FUNCTIONS and not storage:
+            raise refuse(f"its pickle names {argument[:120]!r}, which weights do not need", "model-format-denied")
+        self._stack.append(_Name(argument))
+
+    def _stack_global(self, _: Any) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        self._global(f"{module} {name}")
+
+    def _persistent(self, _: Any) -> None:
+        """("storage", storage type, key, location, elements), see torch.serialization."""
+        kind, storage, key, _location, elements = self._stack.pop()
+        name = storage.text.partition(" ")[2]
+        if kind != "storage" or name not in _STORAGES or not str(key).isdigit() or not _natural(elements):
+            raise ValueError("a persistent id is no storage")
+        self._stack.append(_Storage(name, str(key), elements))
+
+    def _reduce(self, _: Any) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+            raise ValueError("something is called that is no name")
+        if function.text == "collections OrderedDict":
+            if arguments:
+                raise ValueError("an ordered dictionary has arguments")
+            self._stack.append({})
+        elif function.text == "torch._utils _rebuild_parameter":
+            self._stack.append(arguments[0])
+        elif function.text == "torch._utils _rebuild_tensor_v2":
+            self._stack.append(_tensor(*arguments[:4]))
+        else:
+            raise ValueError(f"{function.text!r} is called")
+
+    def _build(self, _: Any) -> None:
+        """State of an ordered dictionary (`_metadata` of a state dictionary): plain values, left out."""
+        state = self._stack.pop()
+        if not isinstance(state, dict) or not isinstance(self._stack[-1], dict):
+            raise ValueError("state is set on what is no dictionary")
+
+
+def _tensor(storage: Any, start: Any, shape: Any, strides: Any) -> _Tensor:
+    ok = isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)
+    if not ok or len(shape) != len(strides) or not all(_natural(value) for value in (start, *shape, *strides)):
+        raise ValueError("a tensor is described wrongly")
+    last = start + sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True))
+    if 0 not in shape and last >= storage.elements:
+        raise ValueError("a tensor reaches beyond its storage")
+    return _Tensor(storage, shape)
+
+
+def _natural(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
