@@ -107,7 +107,10 @@ class Channel:
     def greet(self, room: str, digests: Mapping[str, str] | None = None, timeout_s: float = HELLO_TIMEOUT_S) -> Hello:
         """Sends our hello, takes the other's, and checks the protocol; returns the other's."""
         self.tell(Hello(PROTOCOL, __version__, room, digests or {}))
-        hello = self.expect(Hello, timeout_s=timeout_s)
+        return self.welcome(self.expect(Hello, timeout_s=timeout_s))
+
+    def welcome(self, hello: Hello) -> Hello:
+        """Checks the other's hello and keeps it; a server that must not wait for it calls this itself."""
         if not OLDEST_PROTOCOL <= hello.protocol <= PROTOCOL + 1:
             raise PeerError(
                 f"cannot talk to room {hello.room}: it speaks protocol {hello.protocol},"

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the ledger: --state FOLDER --accept FD [--door FD] [--host NAME] [--algorithm ed25519|ecdsa-p256].
+
+FD of --accept is the inherited socket pair to the parent; --door is taken and closed: the ledger asks nobody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+from scaleoutd.core.clock import Now
+from scaleoutd.errors import ScaleoutError
+from scaleoutd.ipc.doors import InheritedServerDoor
+from scaleoutd.ipc.packets import Connection
+from scaleoutd.ledger.config import LedgerConfig
+from scaleoutd.ledger.service import run
+
+SYNCHRONISED_MARK = Path("/run/systemd/timesync/synchronized")  # made by systemd-timesyncd(8)
+
+
+def system_clock() -> Now:
+    return Now(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000, SYNCHRONISED_MARK.exists())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="scaleoutd-ledger")
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--accept", type=int, required=True)
+    parser.add_argument("--door", type=int)
+    parser.add_argument("--host", default=socket.gethostname() or "localhost")
+    parser.add_argument("--algorithm", choices=("ed25519", "ecdsa-p256"), default="ed25519")
+    parser.add_argument("--segment-bytes", type=int, default=LedgerConfig.segment_bytes)
+    parser.add_argument("--checkpoint-events", type=int, default=LedgerConfig.checkpoint_events)
+    parser.add_argument("--checkpoint-s", type=float, default=LedgerConfig.checkpoint_s)
+    parser.add_argument("--heartbeat-s", type=float, default=LedgerConfig.heartbeat_s)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+    os.umask(0o027)
+    if options.door is not None:
+        os.close(options.door)
+    config = LedgerConfig(
+        folder=options.state,
+        host=options.host,
+        segment_bytes=options.segment_bytes,
+        checkpoint_events=options.checkpoint_events,
+        checkpoint_s=options.checkpoint_s,
+        heartbeat_s=options.heartbeat_s,
+        algorithm=options.algorithm,
+    )
+    try:
+        run(InheritedServerDoor(Connection.from_descriptor(options.accept)), config, system_clock)
+    except ScaleoutError as exc:
+        print(f"scaleoutd-ledger: {exc}", file=sys.stderr)
+        if exc.hint:
+            print(f"  {exc.hint}", file=sys.stderr)
+        return exc.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
