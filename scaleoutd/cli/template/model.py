@@ -68,10 +68,10 @@ def loss_and_accuracy(weights, bias, samples):
 
 
 def settings(path):
-    """What the combiner sent along with the model; {} when there is nothing."""
+    """The client_settings that the combiner sent along with the model; {} when there are none."""
     try:
         with open(path + "-metadata", encoding="utf-8") as file:
-            found = json.load(file).get("client_settings") or {}
+            found = json.load(file)
     except FileNotFoundError:
-        found = {}
-    return json.loads(found) if isinstance(found, str) else found
+        return {}
+    return found.get("client_settings", found)
