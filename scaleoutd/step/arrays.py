@@ -8,10 +8,10 @@ never have them, and only a chunk that has one is looked at number by number.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from scaleoutd.core import strictjson
+from scaleoutd.step.digest import sha256_hex
 from scaleoutd.step.source import Source, chunks
 
 _CHUNK_BYTES = 1 << 20
@@ -66,7 +66,7 @@ class Array:
 def form_sha256(arrays: list[Array]) -> str:
     """See ModelFacts.arrays_sha256."""
     form = [[array.name, array.dtype, list(array.shape)] for array in sorted(arrays, key=lambda item: item.name)]
-    return hashlib.sha256(strictjson.canonical(form)).hexdigest()
+    return sha256_hex(strictjson.canonical(form))
 
 
 def chunk_is_finite(data: bytes, kind: FloatKind, big_endian: bool = False) -> bool:

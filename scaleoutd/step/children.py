@@ -192,6 +192,6 @@ def _failure(exc: BaseException) -> dict[str, str]:
     if isinstance(exc, ScaleoutError):
         return {"code": exc.code, "message": exc.message[:2000], "hint": exc.hint[:2000]}
     if isinstance(exc, MemoryError):
-        return {"code": "limit-memory", "message": "cannot read the data: it needs more memory than the reader may have", "hint": ""}
+        return {"code": "limit-memory", "message": "cannot read the data: the reader may not have more memory", "hint": ""}
     text = f"{type(exc).__name__}: {exc}".encode("ascii", "replace").decode()
     return {"code": "internal", "message": f"cannot read the data: {text}"[:2000], "hint": ""}

@@ -58,9 +58,9 @@ class Execution:
             their_control.close()
             their_door.close()
             os.set_blocking(out_read, False)
-            self._await_exec(door, control)
+            supervisor = self._supervisor = self._await_exec(door, control)
             self._channel.tell(Started(self._pid))
-            self._serve(control, out_read, log_fd, terminal_fd, start + self._plan.limits.wall_clock_s)
+            self._serve(supervisor, control, out_read, log_fd, terminal_fd, start + self._plan.limits.wall_clock_s)
             self._kill()
             self._drain(out_read, log_fd, terminal_fd)
             wall_ms = int((time.monotonic() - start) * 1000)
@@ -84,8 +84,9 @@ class Execution:
             init.run(self._order, out, control, door)
         return pid
 
-    def _await_exec(self, door: socket.socket, control: socket.socket) -> None:
+    def _await_exec(self, door: socket.socket, control: socket.socket) -> Supervisor:
         """Takes the listener; returns when the exec has happened, raises what failed."""
+        supervisor: Supervisor | None = None
         deadline = time.monotonic() + _START_TIMEOUT_S
         poll = select.poll()
         poll.register(door, select.POLLIN)
@@ -100,9 +101,9 @@ class Execution:
             if door.fileno() in events:
                 body, descriptors = _receive(door)
                 if descriptors:
-                    self._supervisor = Supervisor(descriptors[0], self._names)
-                elif body is None and self._supervisor:
-                    return
+                    supervisor = Supervisor(descriptors[0], self._names)
+                elif body is None and supervisor:
+                    return supervisor
                 else:
                     self._raise_failure(body)
             elif time.monotonic() >= deadline:
@@ -114,11 +115,18 @@ class Execution:
             raise LaunchError("cannot start the step: its first process ended without a word")
         raise from_code(str(failed.get("code")), str(failed.get("message")), str(failed.get("hint", "")))
 
-    def _serve(self, control: socket.socket, out: int, log_fd: int, terminal_fd: int | None, deadline: float) -> None:
+    def _serve(
+        self,
+        supervisor: Supervisor,
+        control: socket.socket,
+        out: int,
+        log_fd: int,
+        terminal_fd: int | None,
+        deadline: float,
+    ) -> None:
         """Until pid 1 has reported, a limit is reached, or the runner cancels or goes away."""
-        assert self._supervisor is not None
         poll = select.poll()
-        for fd in (control.fileno(), out, self._supervisor.fd, self._channel.fileno()):
+        for fd in (control.fileno(), out, supervisor.fd, self._channel.fileno()):
             poll.register(fd, select.POLLIN)
         while self._report is None and self._verdict is None:
             left_ms = int((deadline - time.monotonic()) * 1000)
@@ -128,25 +136,15 @@ class Execution:
             events = dict(poll.poll(min(left_ms + 1, 60_000)))
             if self._channel.fileno() in events:
                 self._take_message()
-            if self._supervisor.fd in events:
-                if events[self._supervisor.fd] & select.POLLIN:
-                    self._answer_notifications()
+            if supervisor.fd in events:
+                if events[supervisor.fd] & select.POLLIN:
+                    _answer(supervisor)
                 else:
-                    poll.unregister(self._supervisor.fd)  # POLLHUP: the last process with the filter is gone
+                    poll.unregister(supervisor.fd)  # POLLHUP: the last process with the filter is gone
             if out in events and not self._copy_output(out, log_fd, terminal_fd):
                 poll.unregister(out)
             if control.fileno() in events:
                 self._take_report(control)
-
-    def _answer_notifications(self) -> None:
-        assert self._supervisor is not None
-        again = select.poll()
-        again.register(self._supervisor.fd, select.POLLIN)
-        for _ in range(_SERVE_AT_ONCE):
-            self._supervisor.answer_one()
-            events = again.poll(0)
-            if not events or not events[0][1] & select.POLLIN:
-                return
 
     def _take_message(self) -> None:
         try:
@@ -243,6 +241,17 @@ class Execution:
         from scaleoutd.step import outcomes
 
         return outcomes.as_enforced(self._order)
+
+
+def _answer(supervisor: Supervisor) -> None:
+    """What waits at the listener, but not without end: a step that only makes notifications must not stop the loop."""
+    poll = select.poll()
+    poll.register(supervisor.fd, select.POLLIN)
+    for _ in range(_SERVE_AT_ONCE):
+        supervisor.answer_one()
+        events = poll.poll(0)
+        if not events or not events[0][1] & select.POLLIN:
+            return
 
 
 def _receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaleoutd.core import records, strictjson
-from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts
+from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts, ModelRules
 from scaleoutd.errors import FormatError, OutputError
 from scaleoutd.step.model import Model, read_model
 from scaleoutd.step.source import FileSource
@@ -21,20 +21,19 @@ _MAX_ANSWER_TEXT_BYTES = 48 * 1024
 
 
 def check_train(
-    rules: GateRules, sizes: Sequence[int], weights_fd: int, metadata_fd: int, received_fd: int
+    rules: GateRules, models: ModelRules, sizes: Sequence[int], weights_fd: int, metadata_fd: int, received_fd: int
 ) -> tuple[dict[str, Any], Sequence[int]]:
     """GateFacts of a training: `sizes` are those of the three files."""
     metadata = _metadata(rules, FileSource(metadata_fd, sizes[1]))
     examples = metadata.get("num_examples")
     if not isinstance(examples, int) or isinstance(examples, bool) or examples <= 0:
         raise _refuse(f"num_examples must be an integer above zero, found {str(examples)[:40]!r}", "metrics-invalid")
-    assert rules.model is not None
     try:
-        written = read_model(FileSource(weights_fd, sizes[0]), rules.model)
+        written = read_model(FileSource(weights_fd, sizes[0]), models)
     except FormatError as exc:
         raise OutputError(exc.message.replace("the model", "the weights of the step"), hint=exc.hint) from exc
     if rules.same_form:
-        _compare(written.facts, read_model(FileSource(received_fd, sizes[2]), rules.model).facts)
+        _compare(written.facts, read_model(FileSource(received_fd, sizes[2]), models).facts)
     _check_checksums(written)
     if rules.finite:
         for array in written.arrays:

@@ -30,6 +30,7 @@ from scaleoutd.core.plan import SandboxPlan
 from scaleoutd.errors import LaunchError, ScaleoutError
 from scaleoutd.step import confine, limits, namespaces, syscalls, view, watch
 from scaleoutd.step.confine import Identity
+from scaleoutd.step.landlock import Grant
 
 NULL, OUT, ERR, CONTROL, DOOR = 0, 1, 2, 3, 4
 _TICK_S = 0.1
@@ -73,7 +74,7 @@ def run(order: Order, out: int, control: int, door: int) -> NoReturn:
         confine.become(order.identity)
         grants = order.view.grants
         if not order.own_namespaces:
-            grants = (*grants, view.Grant("/proc", "read"))
+            grants = (*grants, Grant("/proc", "read"))
         # No scopes: a scoped pid 1 could not signal the run, which lives in a Landlock domain of its own.
         confine.restrict(grants, order.program, abi=order.landlock_abi, scopes=False)
         _wait(order, main, wakeup)
@@ -129,7 +130,7 @@ def _become_step(order: Order) -> NoReturn:
         listener = confine.restrict(order.view.grants, order.program, abi=order.landlock_abi, listener=True)
         _tell(CONTROL, {"listener": True}, [listener])
         os.close(listener)
-        os.execvpe(plan.command[0], list(plan.command), dict(plan.environment))
+        os.execvpe(plan.command[0], list(plan.command), dict(plan.environment))  # noqa: S606 - this is what it is for
     except BaseException as exc:  # noqa: BLE001 - told through the door, then the process ends
         if isinstance(exc, OSError):
             exc = LaunchError(

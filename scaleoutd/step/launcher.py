@@ -49,6 +49,7 @@ from scaleoutd.step import (
     syscalls,
     view,
 )
+from scaleoutd.step.landlock import Grant
 from scaleoutd.step.start import CONNECTION_FD
 
 
@@ -112,9 +113,9 @@ class Launcher:
         opened = self._open_outputs(plan, names, bounds)
         try:
             sizes = [outputs.check(fd, name, most) for fd, name, most in zip(opened, names, bounds, strict=True)]
-            if train:
+            if rules.model is not None and train:
                 sizes.append(_size_of_input(received.descriptors[0]))
-                work: children.Work = functools.partial(gate.check_train, rules, sizes)
+                work: children.Work = functools.partial(gate.check_train, rules, rules.model, sizes)
             else:
                 work = functools.partial(gate.check_result, rules, sizes[0])
             answer = children.call(self._reader_cell(plan), work, [*opened, *received.descriptors])
@@ -207,7 +208,7 @@ class Launcher:
             landlock_abi=self._abi,
             cpu_s=120,
             wall_clock_s=180,
-            grants=(view.Grant(".", access),),
+            grants=(Grant(".", access),),
             files=True,
             folder=folder,
         )

@@ -16,13 +16,7 @@ from scaleoutd.errors import KernelSupportError
 from scaleoutd.step import syscalls
 from scaleoutd.step.view import View
 
-_OF_RUN = (
-    syscalls.CLONE_NEWNS
-    | syscalls.CLONE_NEWNET
-    | syscalls.CLONE_NEWIPC
-    | syscalls.CLONE_NEWUTS
-    | syscalls.CLONE_NEWCGROUP
-)
+_OF_RUN = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWCGROUP
 _STAGING = "/tmp"  # noqa: S108 - the new root is attached here for an instant, inside the run's own mount namespace
 HINT_USER_NAMESPACES = (
     "Allow user namespaces (sysctl user.max_user_namespaces > 0, kernel.unprivileged_userns_clone=1; on Ubuntu"

@@ -11,15 +11,14 @@ race, is never needed.  The id is not checked before the answer: the answer itse
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 
 from scaleoutd.core import strictjson
 from scaleoutd.errors import KernelSupportError, LaunchError
 from scaleoutd.step import syscalls
+from scaleoutd.step.digest import sha256_hex
 
 EPERM = 1
 ENOENT = 2
@@ -32,7 +31,7 @@ _RESPONSE = struct.Struct("=QqiI")
 SECCOMP_IOCTL_NOTIF_RECV = 0xC0502100
 SECCOMP_IOCTL_NOTIF_SEND = 0xC0182101
 
-FOLDER = Path(__file__).parent / "filters"
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "filters")
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,10 @@ class Filters:
     names: dict[int, str]
 
 
-def load(folder: Path = FOLDER) -> Filters:
+def load(folder: str = FOLDER) -> Filters:
     """Reads and checks the filters; KernelSupportError for a machine without one, LaunchError for altered bytes."""
     machine = syscalls.machine()
-    index = strictjson.parse((folder / "filters.json").read_bytes(), max_bytes=64 * 1024, what="filters.json")
+    index = strictjson.parse(_read(folder, "filters.json"), max_bytes=64 * 1024, what="filters.json")
     if machine not in index["notified"]:
         raise KernelSupportError(
             f"cannot confine a step: there is no filter for machine {machine}, only for {', '.join(sorted(index['notified']))}",
@@ -59,9 +58,14 @@ def load(folder: Path = FOLDER) -> Filters:
     return Filters(step, step_sha256, inspect, {int(nr): name for nr, name in index["notified"][machine].items()})
 
 
-def _checked(folder: Path, name: str, index: dict[str, dict[str, str]]) -> tuple[bytes, str]:
-    data = (folder / name).read_bytes()
-    found, expected = hashlib.sha256(data).hexdigest(), index[name]["sha256"]
+def _read(folder: str, name: str) -> bytes:
+    with open(os.path.join(folder, name), "rb") as file:
+        return file.read()
+
+
+def _checked(folder: str, name: str, index: dict[str, dict[str, str]]) -> tuple[bytes, str]:
+    data = _read(folder, name)
+    found, expected = sha256_hex(data), index[name]["sha256"]
     if found != expected:
         raise LaunchError(
             f"cannot load the filter {name}: its SHA-256 is {found}, expected {expected}",

@@ -7,7 +7,7 @@ its standard streams inherited.  One launcher serves one connection, that is one
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 CONNECTION_FD = 3
 
@@ -16,5 +16,5 @@ _PROGRAM = "import sys; sys.path.insert(0, {root!r}); from scaleoutd.step.launch
 
 def launcher_command(python: str) -> list[str]:
     """The argument vector: isolated (-I), without site packages (-S), writing no byte code (-B)."""
-    root = str(Path(__file__).resolve().parents[2])
+    root = os.path.realpath(__file__).rsplit("/", 3)[0]
     return [python, "-I", "-S", "-B", "-c", _PROGRAM.format(root=root)]

@@ -71,7 +71,7 @@ _NR_LANDLOCK_ADD_RULE = 445
 _NR_LANDLOCK_RESTRICT_SELF = 446
 
 
-class mount_attr(ctypes.Structure):  # noqa: N801 - the kernel's name
+class mount_attr(ctypes.Structure):
     _fields_ = (
         ("attr_set", ctypes.c_uint64),
         ("attr_clr", ctypes.c_uint64),
@@ -80,15 +80,15 @@ class mount_attr(ctypes.Structure):  # noqa: N801 - the kernel's name
     )
 
 
-class cap_user_header_t(ctypes.Structure):  # noqa: N801
+class cap_user_header_t(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
 
 
-class cap_user_data_t(ctypes.Structure):  # noqa: N801
+class cap_user_data_t(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
-class landlock_ruleset_attr(ctypes.Structure):  # noqa: N801
+class landlock_ruleset_attr(ctypes.Structure):
     _fields_ = (
         ("handled_access_fs", ctypes.c_uint64),
         ("handled_access_net", ctypes.c_uint64),
@@ -96,13 +96,13 @@ class landlock_ruleset_attr(ctypes.Structure):  # noqa: N801
     )
 
 
-class landlock_path_beneath_attr(ctypes.Structure):  # noqa: N801
+class landlock_path_beneath_attr(ctypes.Structure):
     _pack_ = 1
     _layout_ = "ms"
     _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
 
 
-class sock_fprog(ctypes.Structure):  # noqa: N801
+class sock_fprog(ctypes.Structure):
     _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
