@@ -43,7 +43,7 @@ attack-report: setup
 
 bench: setup
 	@tools/setup.sh official
-	@for file in benchmarks/[a-z]*.py; do .venv/bin/python "$$file" --json || exit 1; done
+	@for file in benchmarks/[a-z]*.py; do .venv/bin/python -m "benchmarks.$$(basename "$$file" .py)" --json || exit 1; done
 
 seccomp: setup
 	@.venv/bin/python tools/compile_seccomp.py
