@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -60,9 +61,19 @@ def run(config: AgentConfig, door: ClientDoor, log: Log, stop: threading.Event, 
     locked = LockedDoor(door)
     trail = Trail(ledger or LedgerClient(locked, "agent", retry_for_s=LEDGER_RETRY_S), log)
     status, reason = 1, "a bug"
+    trail.note(
+        "agent-started",
+        version=__version__,
+        dialect="edge",
+        api_url=config.api_url,
+        client_name=config.name,
+        client_id=config.client_id,
+        client_certificate=config.client_certificate,
+        tls_policy="TLS 1.3",
+        pid=os.getpid(),
+    )
     try:
-        agent = Agent(config, locked, trail, log, stop)
-        status, reason = agent.run(), "stopped"
+        status, reason = _agent(config, locked, trail, log, stop).run(), "stopped"
     except ScaleoutError as exc:
         log.error("agent-stopped", exc)
         status, reason = exc.exit_status, exc.code
@@ -70,6 +81,21 @@ def run(config: AgentConfig, door: ClientDoor, log: Log, stop: threading.Event, 
         trail.note("agent-stopped", reason=reason, exit_status=status)
         trail.close()
     return status
+
+
+def _agent(config: AgentConfig, door: Door, trail: Trail, log: Log, stop: threading.Event) -> Agent:
+    try:
+        return Agent(config, door, trail, log, stop)
+    except ScaleoutError as exc:
+        _note_refusal(trail, config.api_url, exc)
+        raise
+
+
+def _note_refusal(trail: Trail, where: str, exc: ScaleoutError) -> None:
+    if exc.code in ("token-refused", "token-invalid"):
+        trail.note("token-refused", code=exc.code, message=exc.message)
+    else:
+        trail.note("connection-refused", combiner=where, code=exc.code, message=exc.message)
 
 
 class Agent:
@@ -88,16 +114,6 @@ class Agent:
         self._fatal: ScaleoutError | None = None
 
     def run(self) -> int:
-        self._trail.note(
-            "agent-started",
-            version=__version__,
-            dialect="edge",
-            api_url=self._config.api_url,
-            client_name=self._config.name,
-            client_id=self._link.tokens.client_id,
-            client_certificate=self._config.client_certificate,
-            tls_policy="TLS 1.3",
-        )
         self._take_up()
         threads = [
             threading.Thread(target=self._guarded, args=(loop,), name=loop.__name__.strip("_"), daemon=True)
@@ -143,10 +159,7 @@ class Agent:
         """Puts the refusal on record (each code once until it goes well again); False when waiting will not help."""
         if exc.code != self._refusal:
             self._refusal = exc.code
-            if exc.code in ("token-refused", "token-invalid"):
-                self._trail.note("token-refused", code=exc.code, message=exc.message)
-            else:
-                self._trail.note("connection-refused", combiner=self._link.where, code=exc.code, message=exc.message)
+            _note_refusal(self._trail, self._link.where, exc)
         if isinstance(exc, CredentialError):
             waits = exc.code in ("client-certificate-refused", "client-certificate-invalid")
         else:
@@ -247,10 +260,8 @@ class Agent:
 
     def _receive(self, directive: Directive) -> None:
         problem = _problem_of(directive, self._link.where)
-        entry = self.spool.receive(_bounded(directive) if problem else directive, self._link.where)
+        entry = self.spool.receive(_bounded(directive) if problem else directive, self._link.where, problem)
         correlation_id = directive.correlation_id
-        if directive.stop:
-            entry.interrupt.set(directive.stop)
         if problem is None:
             self._work.set()  # the worker offers while this thread makes the arrival durable
             self._trail.note(
@@ -265,7 +276,6 @@ class Agent:
             self._log.info("task-received", f"task {directive.task} received", correlation_id=correlation_id)
             entry.settle()
         else:
-            entry.fail(problem)
             self._trail.note("task-refused", correlation_id=correlation_id, code=problem.code, message=problem.message)
             self._log.warning("task-refused", problem, correlation_id=correlation_id)
             self._tell.set()

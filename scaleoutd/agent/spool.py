@@ -211,8 +211,8 @@ class Spool:
 
     # --- life of a task ---------------------------------------------------------------------------------------
 
-    def receive(self, directive: Directive, combiner: str) -> Entry:
-        """A new task, written but not yet durable: `Entry.settle`."""
+    def receive(self, directive: Directive, combiner: str, problem: ScaleoutError | None = None) -> Entry:
+        """A new task, written but not yet durable: `Entry.settle`.  With a `problem` it is `failed` from the start."""
         with self._lock:
             self._order += 1
             order = self._order
@@ -230,7 +230,11 @@ class Spool:
             order=order,
         )
         entry = self._write(task)
-        with self._lock:
+        if directive.stop:
+            entry.interrupt.set(directive.stop)
+        if problem is not None:
+            entry.fail(problem)
+        with self._lock:  # only now the worker sees it
             self._entries[task.correlation_id] = entry
         return entry
 
