@@ -209,7 +209,7 @@ class Walk:
             if any(line.sequence == expected for line in later):
                 return _FaultFound("reorder", expected, f"event {found.sequence} stands in its place")
             return _FaultFound("delete", expected, f"events {expected} to {found.sequence - 1} are missing")
-        if found.sequence == expected - 1 and any(line.previous == found.tip for line in later):
+        if found.sequence == expected - 1 and found.tip != self.tip and any(line.previous == found.tip for line in later):
             return _FaultFound("insert", expected - 1, "a second event has this number, and the next one remembers that one")
         if found.sequence < expected:
             return _FaultFound("insert", expected, f"a copy of event {found.sequence} stands after event {expected - 1}")

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scaleoutd.durable import make_private_folder, replace_file, storage_errors, sync_folder, write_all
+from scaleoutd.durable import make_private_folder, replace_file, storage_errors, sync_folder
 from scaleoutd.errors import LedgerError
 
 _NAME = re.compile(r"([0-9]{8})\.jsonl")
@@ -174,15 +174,3 @@ def _whole_lines(fd: int, size: int) -> int:
         position = start
     return 0
 
-
-def write_new_file(path: Path, data: bytes, mode: int) -> None:
-    """A file that must not be there yet, durable with its name."""
-    with storage_errors(f"make {path}"):
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-        try:
-            os.fchmod(fd, mode)
-            write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        sync_folder(path.parent)

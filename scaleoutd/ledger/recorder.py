@@ -65,7 +65,7 @@ class Recorder:
     def __init__(self, config: LedgerConfig, clock: Clock, own_uid: int) -> None:
         self._config, self._clock, self._own_uid = config, clock, own_uid
         folder = config.folder
-        new = not (folder / "keys").is_dir() and not any(folder.glob("*.jsonl"))
+        new = not any(folder.glob("keys/*.vkey")) and not any(folder.glob("*.jsonl"))
         self._signer = Signer.create(folder, config.algorithm) if new else Signer.open(folder)
         self._journal = Journal(folder)
         self._checkpoints = CheckpointFile(folder)

@@ -24,15 +24,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from scaleoutd.core.checkpoint import ECDSA, ED25519, Checkpoint, Note, Signature, VerifierKey, parse_key
 from scaleoutd.core.trail import certificate_text
-from scaleoutd.durable import make_private_folder, storage_errors, sync_folder, write_all
+from scaleoutd.durable import make_private_folder, replace_file, storage_errors, sync_folder, write_all
 from scaleoutd.errors import ConfigError, FormatError, StorageError
-from scaleoutd.ledger.journal import write_new_file
 
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
 
 _PRIVATE = re.compile(r"epoch-([1-9][0-9]{0,8})\.pem")
 _PUBLIC = re.compile(r"epoch-([1-9][0-9]{0,8})\.vkey")
 MAX_PEM_BYTES = 4096
+GONE = ".gone"
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,15 @@ class Signer:
                 hint="Restore the folder of the ledger as a whole, or move the trail away to begin a new one.",
             )
         origin = parse_key((folder / "keys" / f"epoch-{published[0]}.vkey").read_text()).name
+        _sweep(folder / "private")
         # Two private keys: a crash came between the making of the next key and the destruction of the old one.
-        keys = [_load(folder, origin, number) for number in private[-2:]]
-        for old in private[:-1]:
-            if private[-1] in published:
+        if private[-1] in published:
+            for old in private[:-1]:
                 _destroy(folder, old)
-        if len(keys) == 2 and keys[1].epoch not in published:
-            return cls(folder, keys[0], keys[1])
-        return cls(folder, keys[-1], None)
+            return cls(folder, _load(folder, origin, private[-1]), None)
+        if len(private) < 2:
+            raise ConfigError(f"cannot open the audit key: epoch {private[-1]} is not published", code="config-missing")
+        return cls(folder, _load(folder, origin, private[-2]), _load(folder, origin, private[-1]))
 
     @property
     def origin(self) -> str:
@@ -131,10 +132,7 @@ def _make(folder: Path, origin: str, epoch: int, algorithm: str) -> EpochKey:
     else:
         raise ConfigError(f"cannot make an audit key: algorithm {algorithm!r}, expected ed25519 or ecdsa-p256")
     pem = private.private_bytes(Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path = folder / "private" / f"epoch-{epoch}.pem"
-    with storage_errors(f"remove {path}"):
-        path.unlink(missing_ok=True)
-    write_new_file(path, pem, 0o600)
+    replace_file(folder / "private" / f"epoch-{epoch}.pem", pem, mode=0o600)
     return EpochKey(epoch, private, _public(origin, private))
 
 
@@ -178,21 +176,34 @@ def _sign(private: PrivateKey, message: bytes) -> bytes:
 def _publish(folder: Path, key: EpochKey) -> None:
     path = folder / "keys" / f"epoch-{key.epoch}.vkey"
     if not path.exists():
-        write_new_file(path, (key.public.encode() + "\n").encode(), 0o644)
+        replace_file(path, (key.public.encode() + "\n").encode(), mode=0o644)
 
 
 def _destroy(folder: Path, epoch: int) -> None:
-    """Overwrites and removes a private key.  On copying file systems and flash the overwriting may not reach every copy."""
+    """Destroys a private key.  The name goes first: a key that is half overwritten must not be found under it."""
     path = folder / "private" / f"epoch-{epoch}.pem"
     with storage_errors(f"destroy {path}"):
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            write_all(fd, bytes(os.fstat(fd).st_size))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        path.unlink()
+        path.rename(path.with_suffix(GONE))
         sync_folder(path.parent)
+    _sweep(folder / "private")
+
+
+def _sweep(folder: Path) -> None:
+    """Overwrites and removes keys that are to be destroyed and the rests of a crash.
+
+    On copying file systems and on flash the overwriting may not reach every copy.
+    """
+    for path in folder.iterdir():
+        if path.suffix in (GONE, ".new"):
+            with storage_errors(f"destroy {path}"):
+                fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                try:
+                    write_all(fd, bytes(os.fstat(fd).st_size))
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                path.unlink()
+    sync_folder(folder)
 
 
 def _numbers(folder: Path, pattern: re.Pattern[str]) -> list[int]:

@@ -16,6 +16,7 @@ from scaleoutd.core import checkpoint
 from scaleoutd.core.checkpoint import VerifierKey, parse_key
 from scaleoutd.core.clock import Now
 from scaleoutd.core.trail import Verdict, verify
+from scaleoutd.errors import PeerError
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.doors import Opened, Ready
 from scaleoutd.ipc.ledger_client import LedgerClient
@@ -48,7 +49,10 @@ class LedgerProcess:
         theirs.close()
 
     def ready(self) -> LedgerProcess:
-        self._gives.expect(Ready, timeout_s=30)
+        try:
+            self._gives.expect(Ready, timeout_s=30)
+        except PeerError as exc:
+            raise AssertionError(f"the ledger did not start: {self.end()}") from exc
         return self
 
     def connect(self, room: str) -> Channel:

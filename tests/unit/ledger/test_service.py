@@ -248,6 +248,21 @@ def test_killed_40_times_while_it_appends_every_acknowledged_event_is_there(tmp_
     assert len(list(folder.glob("*.jsonl"))) > 1 and verdict.epochs > 1
 
 
+def test_killed_25_times_while_it_starts_it_starts_again(tmp_path: Path) -> None:
+    chance = random.Random(11)
+    for cycle in range(25):
+        folder = tmp_path / f"state{cycle % 5}"  # five trails, each killed at its very first start, too
+        ledger = LedgerProcess(folder, "--segment-bytes", "6000")
+        time.sleep(chance.uniform(0.04, 0.11))
+        ledger.kill()
+    for number in range(5):
+        ledger = LedgerProcess(tmp_path / f"state{number}").ready()
+        ledger.client("runner").record("computed", run="r1")
+        ledger.stop()
+        verdict = verdict_of(tmp_path / f"state{number}")
+        assert verdict.ok, verdict.fault
+
+
 def test_a_full_disk_acknowledges_nothing_and_heals(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     LedgerProcess(folder).ready().stop()
