@@ -14,14 +14,15 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from scaleoutd.core import strictjson
-from scaleoutd.core.plan import Enforcement, SandboxPlan, StepResult
+from scaleoutd.core.plan import SandboxPlan, StepResult
 from scaleoutd.errors import CODES, LaunchError, PeerError, from_code
 from scaleoutd.ipc.channel import Channel
-from scaleoutd.ipc.step import CancelStep, Ended, Started
-from scaleoutd.step import init, limits, namespaces
+from scaleoutd.ipc.step import CancelStep
+from scaleoutd.step import init, limits, namespaces, outcomes
 from scaleoutd.step.seccomp import Filters, Supervisor
 
 _READ_BYTES = 64 * 1024
@@ -45,21 +46,27 @@ class Execution:
         self._printed = 0
         self._dropped = 0
         self._peer_gone = False
+        self.output_ended = False  # every process that could write to the output is gone
 
-    def run(self, log_fd: int, terminal_fd: int | None) -> None:
-        """Executes the plan and tells Started and Ended; raises when nothing was run or the runner is gone."""
+    def run(self, log_fd: int, terminal_fd: int | None, started: Callable[[int], None] = lambda _: None) -> StepResult:
+        """Executes the plan; calls `started` with the pid of the run's pid 1 when the exec has happened.
+
+        Raises what kept the step from starting, and PeerError `peer-closed` when the runner went away meanwhile.
+        """
         out_read, out_write = os.pipe2(os.O_CLOEXEC)
         control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         door, their_door = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         start = time.monotonic()
         try:
-            self._pid = self._fork(out_write, their_control.fileno(), their_door.fileno())
-            os.close(out_write)
-            their_control.close()
-            their_door.close()
+            try:
+                self._pid = self._fork(out_write, their_control.fileno(), their_door.fileno())
+            finally:
+                os.close(out_write)
+                their_control.close()
+                their_door.close()
             os.set_blocking(out_read, False)
-            supervisor = self._supervisor = self._await_exec(door, control)
-            self._channel.tell(Started(self._pid))
+            supervisor = self._await_exec(door, control)
+            started(self._pid)
             self._serve(supervisor, control, out_read, log_fd, terminal_fd, start + self._plan.limits.wall_clock_s)
             self._kill()
             self._drain(out_read, log_fd, terminal_fd)
@@ -73,7 +80,7 @@ class Execution:
                 self._supervisor.close()
         if self._peer_gone:
             raise PeerError("cannot report the run: the runner closed the connection", code="peer-closed")
-        self._channel.tell(Ended(self._result(wall_ms)))
+        return self._result(wall_ms)
 
     def _fork(self, out: int, control: int, door: int) -> int:
         try:
@@ -86,26 +93,26 @@ class Execution:
 
     def _await_exec(self, door: socket.socket, control: socket.socket) -> Supervisor:
         """Takes the listener; returns when the exec has happened, raises what failed."""
-        supervisor: Supervisor | None = None
         deadline = time.monotonic() + _START_TIMEOUT_S
         poll = select.poll()
         poll.register(door, select.POLLIN)
-        poll.register(control, select.POLLIN)
         poll.register(self._channel.fileno(), 0)
+        poll.register(control, select.POLLIN)
         while True:
             events = dict(poll.poll(max(0, int((deadline - time.monotonic()) * 1000))))
             if self._channel.fileno() in events:
                 raise PeerError("cannot start the step: the runner closed the connection", code="peer-closed")
-            if control.fileno() in events:
-                self._raise_failure(_receive(control)[0])
-            if door.fileno() in events:
+            if door.fileno() in events:  # before control: a short step may have ended already
                 body, descriptors = _receive(door)
                 if descriptors:
-                    supervisor = Supervisor(descriptors[0], self._names)
-                elif body is None and supervisor:
-                    return supervisor
+                    self._supervisor = Supervisor(descriptors[0], self._names)
+                elif body is None and self._supervisor:
+                    return self._supervisor
                 else:
                     self._raise_failure(body)
+            elif control.fileno() in events:
+                if not _is_readable(door):
+                    self._raise_failure(_receive(control)[0])
             elif time.monotonic() >= deadline:
                 raise LaunchError(f"cannot start the step: its stages took longer than {_START_TIMEOUT_S:.0f} s")
 
@@ -184,10 +191,11 @@ class Execution:
 
     def _drain(self, out: int, log_fd: int, terminal_fd: int | None) -> None:
         """The rest of the pipe: every writer is dead, so there is an end."""
-        while True:
-            poll = select.poll()
-            poll.register(out, select.POLLIN)
-            if not poll.poll(1000) or not self._copy_output(out, log_fd, terminal_fd):
+        poll = select.poll()
+        poll.register(out, select.POLLIN)
+        while poll.poll(1000):
+            if not self._copy_output(out, log_fd, terminal_fd):
+                self.output_ended = True
                 return
 
     def _kill(self) -> None:
@@ -217,7 +225,7 @@ class Execution:
             scratch_bytes=int(report.get("scratch_bytes", 0)),
             killed_processes=int(report.get("killed", 0)),
             denied=dict(self._supervisor.denied) if self._supervisor else {},
-            enforced=(*limits.enforcement(self._group, self._plan.limits), *self._outcomes()),
+            enforced=(*limits.enforcement(self._group, self._plan.limits), *outcomes.as_enforced(self._order)),
         )
 
     def _limit_behind(self, report: dict[str, Any]) -> str | None:
@@ -237,11 +245,6 @@ class Execution:
             return "limit-processes"
         return None
 
-    def _outcomes(self) -> tuple[Enforcement, ...]:
-        from scaleoutd.step import outcomes
-
-        return outcomes.as_enforced(self._order)
-
 
 def _answer(supervisor: Supervisor) -> None:
     """What waits at the listener, but not without end: a step that only makes notifications must not stop the loop."""
@@ -252,6 +255,12 @@ def _answer(supervisor: Supervisor) -> None:
         events = poll.poll(0)
         if not events or not events[0][1] & select.POLLIN:
             return
+
+
+def _is_readable(sock: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _receive(sock: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:

@@ -23,6 +23,7 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -50,6 +51,7 @@ class Order:
     watch_memory: bool
     own_namespaces: bool
     scratch: str  # as pid 1 sees it
+    work: Callable[[], None] | None = None  # done by the confined main process instead of the exec: the probes
 
 
 def run(order: Order, out: int, control: int, door: int) -> NoReturn:
@@ -130,6 +132,10 @@ def _become_step(order: Order) -> NoReturn:
         listener = confine.restrict(order.view.grants, order.program, abi=order.landlock_abi, listener=True)
         _tell(CONTROL, {"listener": True}, [listener])
         os.close(listener)
+        if order.work is not None:
+            os.close(CONTROL)
+            order.work()
+            os._exit(0)
         os.execvpe(plan.command[0], list(plan.command), dict(plan.environment))  # noqa: S606 - this is what it is for
     except BaseException as exc:  # noqa: BLE001 - told through the door, then the process ends
         if isinstance(exc, OSError):
@@ -137,6 +143,8 @@ def _become_step(order: Order) -> NoReturn:
                 f"cannot start {plan.command[0]!r}: {exc.strerror}",
                 hint="The program must lie in the view of the step and be executable by everybody.",
             )
+        if order.work is not None:
+            os._exit(71)
         _tell(CONTROL, {"failed": _failure(exc)})
     os._exit(70)
 

@@ -26,12 +26,15 @@ from scaleoutd.ipc.step import (
     RESULT_OUTPUT,
     TRAIN_METADATA,
     TRAIN_OUTPUT,
+    Ended,
     Execute,
     Gate,
     Gated,
     Inspect,
     Inspected,
     Probe,
+    Probed,
+    Started,
 )
 from scaleoutd.step import (
     children,
@@ -44,6 +47,7 @@ from scaleoutd.step import (
     limits,
     namespaces,
     outputs,
+    probe,
     scratch,
     seccomp,
     syscalls,
@@ -82,6 +86,7 @@ class Launcher:
 
     def _answer(self, received: Received) -> None:
         handlers: dict[type[Any], Callable[[Received], None]] = {
+            Probe: self._probe,
             Inspect: self._inspect,
             Execute: self._execute,
             Gate: self._gate,
@@ -136,6 +141,16 @@ class Launcher:
             raise LaunchError("cannot take the outputs: the child that opens them answered with other descriptors")
         return opened
 
+    def _probe(self, received: Received) -> None:
+        plan = received.message.plan
+        order, group = self.order_of(plan)
+        try:
+            self._prepare_scratch(plan, order.identity)
+            found = probe.prove(self._channel, order, group, self._filters)
+        finally:
+            group.remove()
+        self._channel.tell(Probed(found, self._filters.step_sha256, self._abi))
+
     def _reader_cell(self, plan: SandboxPlan) -> children.Cell:
         """A child that may compute on what it is given, and nothing else."""
         return children.Cell(
@@ -156,7 +171,9 @@ class Launcher:
         try:
             self._prepare_scratch(plan, order.identity)
             run = execute.Execution(self._channel, order, group, self._filters)
-            run.run(received.descriptors[0], received.descriptors[1] if request.terminal else None)
+            terminal = received.descriptors[1] if request.terminal else None
+            result = run.run(received.descriptors[0], terminal, lambda pid: self._channel.tell(Started(pid)))
+            self._channel.tell(Ended(result))
         finally:
             group.remove()
 
