@@ -44,7 +44,7 @@ def start_official(stack: ExitStack, combiner: DevCombiner, folder: Path, projec
         "SCALEOUT_CLIENT_TASK_POLLING_INTERVAL": "1",
         "TMPDIR": str(folder),
     } | {key: value for key, value in os.environ.items() if key.startswith("OPENBLAS_")}
-    log = stack.enter_context(open(folder / "client.log", "wb"))
+    log = stack.enter_context((folder / "client.log").open("wb"))
     process = subprocess.Popen(
         [
             str(ROOT / ".venv-official/bin/scaleout"), "client", "start", "--dispatcher", "--api-url", combiner.api_url,
@@ -104,7 +104,10 @@ def measure(count: int, size: int) -> dict[str, object]:
         start_ours(stack, strict, folder, project)
         start_official(stack, lax, folder / "official", project.folder)
         model = write_npz({"0": flat("f4", (size // 4,), [float(i % 97) for i in range(size // 4)])})
-        sides = {"ours": (strict, connected(strict), strict.put_model(model)), "official": (lax, connected(lax), lax.put_model(model))}
+        sides = {
+            "ours": (strict, connected(strict), strict.put_model(model)),
+            "official": (lax, connected(lax), lax.put_model(model)),
+        }
         times: dict[str, list[float]] = {name: [] for name in sides}
         for turn in range(count + 1):
             for name, (combiner, client, model_id) in sides.items():
