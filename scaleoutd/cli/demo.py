@@ -9,7 +9,6 @@ refused.  Everything lies in one folder that goes away, unless --keep names one.
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -104,17 +103,16 @@ def prepare(folder: Path, nodes: Sequence[DemoNode]) -> None:
     for node in nodes:
         write_project(node.project)
         samples = node.folder / "samples.csv"
-        subprocess.run([sys.executable, "-I", "-B", "data.py", str(node.seed), str(samples)], cwd=node.project, check=True)
+        subprocess.run([sys.executable, "-B", "data.py", str(node.seed), str(samples)], cwd=node.project, check=True)
         policy = node.folder / "policy.yaml"
         policy.write_text(policy_text(node, folder / "trust", samples))
         say(f"$ scaleoutctl sign {node.name}/project --key science.key")
         control("sign", str(node.project), "--key", str(keys / "science.key"), "--name", PROJECT, "--data-set", "samples")
     subprocess.run(
-        [sys.executable, "-I", "-B", "build.py", str(folder / "seed.npz")],
+        [sys.executable, "-B", "build.py", str(folder / "seed.npz")],
         cwd=nodes[0].project,
         check=True,
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )
 
 
@@ -250,10 +248,17 @@ def train(combiner: DevCombiner, nodes: Sequence[DemoNode], folder: Path, rounds
 
 
 def wait_for_round(combiner: DevCombiner, number: int) -> RoundRecord | None:
-    """Round `number` (from 0) when it is over and every node delivered, else None."""
+    """Round `number` (from 0) when every node has delivered its update and its validation, else None."""
     history = combiner.history
-    combiner.board.wait_until(lambda: len(history) > number and history[number].status != "running", ROUND_S)
-    return history[number] if len(history) > number and history[number].status == "completed" else None
+
+    def is_over() -> bool:
+        record = history[number] if len(history) > number else None
+        return record is not None and (
+            record.status not in ("running", "completed") or len(record.validations) == len(record.participants)
+        )
+
+    combiner.board.wait_until(is_over, ROUND_S)
+    return history[number] if is_over() and history[number].status == "completed" else None
 
 
 def mean(metrics: Sequence[dict[str, Any]], key: str) -> float:

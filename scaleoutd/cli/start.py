@@ -186,7 +186,7 @@ def start_node(options: StartOptions) -> int:
 
 
 def _tell(room: str, what: str) -> None:
-    if what.startswith("ended") or what == "restarting":
+    if what == "restarting" or (what.startswith("ended") and what != "ended 0"):
         warn(f"room {room}: {what}")
 
 
