@@ -17,7 +17,7 @@ from types import FrameType
 from scaleoutd import __version__
 from scaleoutd.core.plan import Enforcement
 from scaleoutd.core.policy import Policy
-from scaleoutd.errors import LaunchError, LedgerError, PeerError, PolicyDeniedError, ScaleoutError, from_code
+from scaleoutd.errors import CODES, LaunchError, LedgerError, PeerError, PolicyDeniedError, ScaleoutError, from_code
 from scaleoutd.ipc.channel import Channel, Refused
 from scaleoutd.ipc.doors import ServerDoor
 from scaleoutd.ipc.messages import Delivered, Forgotten, Released, TaskOffer
@@ -164,12 +164,20 @@ class Runner:
         finally:
             channel.close()
 
-    @staticmethod
-    def _refuse(channel: Channel, error: ScaleoutError) -> None:
+    def _refuse(self, channel: Channel, error: ScaleoutError) -> None:
+        """Tells the asker.  What the agent is told can leave the node, so it gets the bare code unless the policy says more."""
+        if channel.peer == "agent" and not self._failure_detail():
+            error = from_code(error.code, f"cannot run the task: {CODES[error.code]}", "The node's log and trail say more.")
         try:
             channel.tell(Refused.of(error))
         except PeerError:
             pass  # the asker is gone; what happened is on record
+
+    def _failure_detail(self) -> bool:
+        try:
+            return read_policy(self.room.policy_file).egress.failure_detail
+        except ScaleoutError:
+            return False
 
     def _answer(self, offer: TaskOffer, link: Link) -> tuple[Released, Outgoing] | None:
         """Runs the task, or answers from the run-once table when it was run before."""
