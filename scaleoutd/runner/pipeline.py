@@ -35,9 +35,9 @@ from scaleoutd.runner.outbox import Outgoing
 from scaleoutd.runner.policyfile import read_policy
 from scaleoutd.runner.receive import IncomingModel, ReceivedModel
 from scaleoutd.runner.room import Room
+from scaleoutd.runner.rootfile import read_trust_root
 from scaleoutd.runner.runs import Run
 from scaleoutd.runner.store import Snapshot, take_snapshot
-from scaleoutd.runner.rootfile import read_trust_root
 from scaleoutd.runner.verify import Proven, prove
 
 # The finding that goes on record when a stage refuses; other stages have only `run-failed`.
