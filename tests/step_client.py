@@ -8,9 +8,8 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +81,30 @@ class Finished:
 
 
 class StepClient:
-    """One launcher and its connection.  `uid`: start it as that user, from a copy of the package that it can read."""
+    """One launcher and its connection.
 
-    def __init__(self, uid: int | None = None, python: str = sys.executable, extra_fds: Sequence[int] = ()) -> None:
+    `uid`: start it as that user, from a copy of the package that it can read.  `prelude`: Python to run in the launcher
+    before its main, to imitate another kernel.  `before_exec`: called in the child before it changes its uid.
+    """
+
+    def __init__(
+        self,
+        uid: int | None = None,
+        python: str = PYTHON,
+        extra_fds: Sequence[int] = (),
+        prelude: str = "",
+        before_exec: Callable[[], None] = lambda: None,
+    ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = launcher_command(python)
         if uid is not None:
             command = [part.replace(repr(str(PROJECT)), repr(str(readable_copy()))) for part in command]
 
+        command = [part.replace("; main()", f"; {prelude}; main()") if prelude else part for part in command]
+
         def prepare() -> None:
             os.dup2(theirs.fileno(), CONNECTION_FD)
+            before_exec()
             if uid is not None:
                 os.setgroups([])
                 os.setresgid(uid, uid, uid)

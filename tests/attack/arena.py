@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The place of the attacks: what lies outside the step and could be reached, and how an attempt and its control are run.
+
+Everything outside is made for this purpose and open to everybody, so that only the sandbox can be what stops an attempt.
+Controls run in private mount and uts namespaces, against copies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scaleoutd.core.plan import STEP_UID_BASE, Bind
+from tests.step_client import PYTHON, StepClient, plan_for
+
+USER = 12345
+SECRET = "the-secret-of-the-arena"
+
+
+@dataclass(frozen=True)
+class Answer:
+    outcome: str  # allowed, denied, or killed
+    detail: str
+
+
+class Arena:
+    """One launcher in one mode, and its surroundings.  `mode`: root, user, or inner (an ordinary user, no namespaces)."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+        self.folder = Path(tempfile.mkdtemp(prefix="scaleoutd-attack-"))
+        self.folder.chmod(0o755)
+        self.root = os.geteuid() == 0
+        user = USER if self.root else os.geteuid()
+        self.launcher_uid = None if mode == "root" or not self.root else user
+        self.step_uid = STEP_UID_BASE if mode == "root" else user
+        self._sockets: list[socket.socket] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.inherited = os.open(self._file("inherited"), os.O_RDONLY)
+        os.set_inheritable(self.inherited, True)
+        self.scratch = self._own_folder("home/scratch")
+        self.scratch.rmdir()
+        self.client = StepClient(uid=self.launcher_uid, extra_fds=(self.inherited,))
+        self.targets = self._make_targets()
+        shutil.copy(Path(__file__).with_name("attempts.py"), self._folder("attack") / "attempts.py")
+
+    def close(self) -> None:
+        self.client.close()
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        for sock in self._sockets:
+            sock.close()
+        os.close(self.inherited)
+        shutil.rmtree(self.folder)
+
+    def attempt(self, name: str) -> Answer:
+        """The attempt as the step."""
+        inside = {
+            **self.targets,
+            "scratch": "/scratch",
+            "usr": "/usr",
+            "etc": "/etc",
+            "root": "",
+            "tmp": "/tmp",
+            "remount": "/usr",
+        }
+        changes: dict[str, Any] = {"more_binds": (Bind(str(self.folder / "attack"), "/attack"),)}
+        script = "/attack/attempts.py"
+        if self.mode == "inner":
+            scratch = str(self.scratch)
+            inside |= {"scratch": scratch, "usr": "/usr", "tmp": scratch}
+            script = str(self.folder / "attack/attempts.py")
+            attack = str(self.folder / "attack")
+            changes = {"more_binds": (Bind(attack, attack),), "backend": "inner", "links": (), "cwd": scratch, "outcomes": ()}
+        command = [PYTHON, "-B", script, name, json.dumps(inside)]
+        done = self.client.execute(plan_for(self.scratch, command, **changes))
+        return _answer_of(done.output, done.result.signal or 0, done.result.exit_status)
+
+    def control(self, name: str, who: str) -> Answer:
+        """The same attempt outside: as root, or as the uid of the step."""
+        copy = Path(tempfile.mkdtemp(dir=self.folder, prefix="control-"))
+        for part in ("scratch", "usr/bin", "etc", "root", "tmp"):
+            (copy / part).mkdir(parents=True)
+        for path in ("usr/bin/env", "etc/passwd"):
+            (copy / path).write_text("")
+        if self.root:
+            for path in [copy, *copy.rglob("*")]:
+                os.chown(path, self.step_uid, self.step_uid)
+        parts = ("scratch", "usr", "etc", "root", "tmp")
+        outside = {
+            **self.targets,
+            **{part: str(copy / part) for part in parts},
+            "remount": "/",
+            "trace_pid": self.targets["victim_pid"],
+        }
+        command = [PYTHON, "-B", str(self.folder / "attack/attempts.py"), name, json.dumps(outside)]
+        if self.root:
+            change = [] if who == "root" else [f"--reuid={self.step_uid}", f"--regid={self.step_uid}", "--clear-groups"]
+            command = ["unshare", "--mount", "--uts", "setpriv", *change, "--", *command]
+        master, slave = os.openpty()
+        try:
+            done = subprocess.run(
+                command, stdin=slave, capture_output=True, text=True, timeout=30, cwd="/", start_new_session=True
+            )
+        finally:
+            os.close(slave)
+            os.close(master)
+        return _answer_of(done.stdout, max(0, -done.returncode), done.returncode, done.stderr)
+
+    def _make_targets(self) -> dict[str, Any]:
+        project = self._folder("project")
+        folder = self._folder("open")
+        folder.chmod(0o777)
+        names = {name: self._file(name) for name in ("token", "key", "state", "policy", "writable")}
+        mine = self._file("mine")
+        if self.root:
+            os.chown(mine, self.step_uid, self.step_uid)
+        (project / "train.py").write_text(SECRET)
+        (project / "train.py").chmod(0o666)
+        path_socket = str(self.folder / "room.sock")
+        abstract = f"scaleoutd-attack-{os.getpid()}-{self.mode}"
+        for family, address in (
+            (socket.AF_UNIX, path_socket),
+            (socket.AF_UNIX, "\0" + abstract),
+            (socket.AF_INET, ("127.0.0.1", 0)),
+        ):
+            sock = socket.socket(family)
+            sock.bind(address)
+            sock.listen(64)
+            self._sockets.append(sock)
+        os.chmod(path_socket, 0o777)
+        return {
+            **names,
+            "project": str(project / "train.py"),
+            "mine": mine,
+            "folder": str(self.folder),
+            "folder_writable": str(folder),
+            "path_socket": path_socket,
+            "abstract_socket": abstract,
+            "tcp_port": self._sockets[-1].getsockname()[1],
+            "victim_pid": self._start_victim(),
+            "launcher_pid": self.client.process.pid,
+            "runner_pid": os.getpid(),
+            "handle_path": "/usr",
+            "hostname": socket.gethostname(),
+        }
+
+    def _start_victim(self) -> int:
+        """A process of the step's uid."""
+
+        def become() -> None:
+            if self.root:
+                os.setgroups([])
+                os.setresgid(self.step_uid, self.step_uid, self.step_uid)
+                os.setresuid(self.step_uid, self.step_uid, self.step_uid)
+
+        process = subprocess.Popen(["sleep", "600"], preexec_fn=become, start_new_session=True)
+        self._processes.append(process)
+        return process.pid
+
+    def _folder(self, name: str) -> Path:
+        path = self.folder / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _own_folder(self, name: str) -> Path:
+        path = self._folder(name)
+        if self.launcher_uid is not None:
+            for part in (path, path.parent):
+                os.chown(part, self.launcher_uid, self.launcher_uid)
+        return path
+
+    def _file(self, name: str) -> str:
+        path = self.folder / name
+        path.write_text(SECRET)
+        path.chmod(0o666)
+        return str(path)
+
+
+def _answer_of(output: str, number: int, status: int | None, errors: str = "") -> Answer:
+    lines = [line for line in output.splitlines() if line.startswith("{")]
+    if lines:
+        value = json.loads(lines[-1])
+        return Answer(value["outcome"], value["detail"])
+    if number:
+        return Answer("killed", signal.Signals(number).name)
+    return Answer("broken", f"status {status}: {(output + errors)[-300:]}")
