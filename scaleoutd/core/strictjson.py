@@ -13,6 +13,7 @@ document of this project has one, and ECMAScript's number form is the only hard 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -22,6 +23,10 @@ Json = Any  # None | bool | int | float | str | list[Json] | dict[str, Json]
 
 MAX_SAFE_INTEGER = 2**53 - 1
 MAX_DEPTH = 32
+
+# Possessive and with an optional end, so that it is linear on any bytes: a string that is never closed reaches to the end.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def parse(data: bytes, *, max_bytes: int, allow_floats: bool = False, what: str = "JSON") -> Json:
@@ -140,23 +145,14 @@ def _finite_float(text: str) -> float:
 def _depth_of(data: bytes) -> int:
     """Deepest nesting, counted on the bytes so that the recursive parser never sees a bomb; 0 for a scalar."""
     depth = deepest = 0
-    in_string = escaped = False
     if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return 0
-    for byte in data:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in b"[{":
+    # What stands in a string that is never closed is not counted: the parser stops where that string begins.
+    for byte in _STRING.sub(b"", data).translate(None, _NOT_BRACKETS):
+        if byte in b"[{":
             depth += 1
             deepest = max(deepest, depth)
-        elif byte in b"]}":
+        else:
             depth -= 1
     return deepest
 
