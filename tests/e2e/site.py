@@ -14,10 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -25,6 +26,11 @@ from scaleoutd.core.envelope import STATEMENT_TYPE, serialise_envelope, sign_pay
 from scaleoutd.core.keys import public_key_of
 from scaleoutd.core.manifest import MANIFEST_NAME, FileEntry, Manifest, manifest_payload
 from scaleoutd.core.trust import Role, TrustedKey, TrustRoot, sign_trust_root
+from scaleoutd.devcombiner.npz import flat, write_npz
+from scaleoutd.devcombiner.records import TRAIN as TRAIN_TASK
+from scaleoutd.devcombiner.records import VALIDATE as VALIDATE_TASK
+from scaleoutd.devcombiner.records import Offer
+from scaleoutd.devcombiner.server import DevCombiner
 
 YEAR_MS = 365 * 24 * 3600 * 1000
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,3 +218,120 @@ def trail(state: Path) -> list[dict[str, Any]]:
     for segment in sorted((state / "audit").glob("*.jsonl")):
         events += [json.loads(line) for line in segment.read_text().splitlines()]
     return events
+
+
+def events(state: Path, *names: str) -> list[dict[str, Any]]:
+    """What the rooms sent for the events of these types, in order, with `type` added; all without names.
+
+    Reads a trail that is being written: a last line without its end is left out.
+    """
+    found = []
+    for segment in sorted((state / "audit").glob("*.jsonl")):
+        for line in segment.read_text().splitlines(keepends=True):
+            if not line.endswith("\n"):
+                continue
+            event = json.loads(line)
+            if not names or event["metadata"]["event_code"] in names:
+                found.append({**event["unmapped"]["event"], "type": event["metadata"]["event_code"]})
+    return found
+
+
+def wait_until(predicate: Callable[[], Any], timeout_s: float, what: Callable[[], str]) -> Any:
+    """The first true value of `predicate`, for what announces itself in files only."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if found := predicate():
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {what()}")
+        time.sleep(0.01)
+
+
+SEED = write_npz({"0": flat("f8", (3,), [1.0, 2.0, 3.0])})
+
+
+class Site:
+    """One hospital: a signed project, trust root and policy below `folder`, and nodes that run it.
+
+    with Site(tmp_path, combiner) as site:
+        node = site.start("ward-7")
+        done = site.task("train")           # offered to the node, waited for: the combiner's Offer
+    """
+
+    def __init__(self, folder: Path, combiner: DevCombiner | None = None, *, train_body: str = "", **policy: Any) -> None:
+        self.folder, self.combiner = folder, combiner
+        folder.mkdir(parents=True, exist_ok=True)
+        self.project = Project(folder / "project")
+        self.project.write(train_body)
+        self.project.sign()
+        self.trust_root = self.project.write_trust_root(folder / "root.json")
+        self.policy = write_policy(folder / "policy.yaml", self.project, self.trust_root, **policy)
+        self.state = folder / "state"
+        self.nodes: list[NodeProcess] = []
+        self._client = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for node in self.nodes:
+            node.stop()
+        if kind is not None:
+            sys.stderr.write("\n".join(node.text for node in self.nodes) + "\n")
+
+    def rewrite_policy(self, **policy: Any) -> None:
+        self.policy = write_policy(self.policy, self.project, self.trust_root, **policy)
+
+    def arguments(self, name: str = "ward-7", state: Path | None = None, **changes: str | None) -> list[str]:
+        """The command line of a node; an option with None is left out, `_` stands for `-` in its name."""
+        assert self.combiner is not None
+        cert, key = self.combiner.issue_client_certificate(name)
+        options: dict[str, str | None] = {
+            "api_url": self.combiner.api_url,
+            "name": name,
+            "client_id": name,
+            "ca": str(self.combiner.ca_file),
+            "cert": str(cert),
+            "key": str(key),
+            "policy": str(self.policy),
+            "state_dir": str(state or self.state),
+            "poll_interval": "0.2",
+            "log_format": "json",
+        }
+        options.update(changes)
+        given = [(f"--{option.replace('_', '-')}", value) for option, value in options.items() if value is not None]
+        return ["--local-package", *(word for pair in given for word in pair)]
+
+    def launch(self, name: str = "ward-7", state: Path | None = None, **changes: str | None) -> NodeProcess:
+        assert self.combiner is not None
+        node = NodeProcess(self.arguments(name, state, **changes), self.combiner.mint_enrollment())
+        self.nodes.append(node)
+        self._client = name
+        return node
+
+    def start(self, name: str = "ward-7", state: Path | None = None, **changes: str | None) -> NodeProcess:
+        """A node that is connected."""
+        node, combiner = self.launch(name, state, **changes), self.combiner
+        assert combiner is not None
+        assert combiner.board.wait_until(lambda: name in combiner.board.connected(), 30), node.text
+        return node
+
+    def offer(self, task: str = "train", model_id: str | None = None, **more: Any) -> str:
+        """Its correlation id."""
+        assert self.combiner is not None
+        kind = {"train": TRAIN_TASK, "validate": VALIDATE_TASK}[task]
+        return self.combiner.offer_task(self._client, kind, model_id or self.combiner.put_model(SEED), **more)
+
+    def wait(self, correlation_id: str, timeout_s: float = 30) -> Offer:
+        """The offer when the node has reported its end."""
+        assert self.combiner is not None
+        offer = self.combiner.board.offers[correlation_id]
+        assert self.combiner.board.wait_until(lambda: offer.done, timeout_s), (offer, [node.text for node in self.nodes])
+        return offer
+
+    def task(self, task: str = "train", **more: Any) -> Offer:
+        return self.wait(self.offer(task, **more))
+
+    def events(self, *names: str, correlation_id: str = "") -> list[dict[str, Any]]:
+        found = events(self.state, *names)
+        return [event for event in found if event.get("correlation_id") == correlation_id] if correlation_id else found
