@@ -137,7 +137,10 @@ class _Flow:
             except ssl.SSLError as exc:
                 self._flush_alert()
                 raise tls_.handshake_error(exc, self._host, self._port) from exc
-        self._remote.sendall(self._outgoing.read())
+        try:
+            self._remote.sendall(self._outgoing.read())
+        except OSError as exc:
+            raise tls_.handshake_error(exc, self._host, self._port) from exc
         if self._tls.selected_alpn_protocol() != "h2":
             raise TransportError(f"cannot use {self._where}: it does not speak HTTP/2", code="tls-failed")
 
@@ -180,7 +183,7 @@ class _Flow:
         """Events of (local, remote); None when the pump closes.  A full buffer is not read into: that is the back-pressure."""
         poll = select.poll()
         poll.register(wake, select.POLLIN)
-        local = (0 if self._to_remote else select.POLLIN) | (select.POLLOUT if self._to_local else 0)
+        local = (0 if self._to_remote or self._ended else select.POLLIN) | (select.POLLOUT if self._to_local else 0)
         remote = (0 if self._to_local or self._ended else select.POLLIN) | (select.POLLOUT if self._to_remote else 0)
         # A socket with nothing to wait for would still report a hang-up, again and again.
         if local:
@@ -196,7 +199,7 @@ class _Flow:
         """Moves what can move; False when the local end is closed or the server takes nothing more."""
         if remote & _READABLE and not self._to_local and not self._ended:
             self._take_cipher()
-        if local & _READABLE and not self._to_remote and not self._take_local():
+        if local & _READABLE and not self._to_remote and not self._ended and not self._take_local():
             return False
         if self._to_local:
             try:
@@ -255,8 +258,11 @@ class _Flow:
         if not count:
             return False
         data = self._buffer[:count]
-        while data:
-            data = data[self._tls.write(data) :]
+        try:
+            while data:
+                data = data[self._tls.write(data) :]
+        except ssl.SSLError as exc:
+            self._ended, self._end_cause = True, exc
         self._to_remote = memoryview(self._outgoing.read())
         return True
 

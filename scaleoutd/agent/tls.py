@@ -14,7 +14,6 @@ No HTTP CONNECT proxy yet: connections go straight to the host.
 
 from __future__ import annotations
 
-import hashlib
 import socket
 import ssl
 import threading
@@ -24,10 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-from scaleoutd.errors import ConfigError, CredentialError, ScaleoutError, TransportError
+from scaleoutd.agent.der import CertificateFacts, certificate_facts, first_of_pem
+from scaleoutd.errors import ConfigError, CredentialError, FormatError, ScaleoutError, TransportError
 
 Alpn = Literal["h2", "http/1.1"]
 HANDSHAKE_TIMEOUT_S = 10.0
@@ -101,7 +98,7 @@ class Tls:
             return None
         certificate = _load_certificate(self.files.certificate)
         now = self._now().replace(tzinfo=None)
-        first, last = _validity(certificate)
+        first, last = certificate.not_before, certificate.not_after
         if not first <= now <= last:
             raise CredentialError(
                 f"cannot use the client certificate {self.files.certificate.name}: it is valid from {first:%Y-%m-%d %H:%M}"
@@ -110,10 +107,10 @@ class Tls:
                 hint="Ask the CA for a new certificate, put it in place; it is read again at the next attempt.",
             )
         return ClientFacts(
-            subject=certificate.subject.rfc4514_string()[:256],
-            serial=f"{certificate.serial_number:x}",
+            subject=certificate.subject[:256],
+            serial=certificate.serial,
             not_after=f"{last:%Y-%m-%dT%H:%M:%SZ}",
-            spki_sha256=_spki_sha256(certificate),
+            spki_sha256=certificate.spki_sha256,
         )
 
     def dial(self, host: str, port: int, alpn: Alpn, timeout_s: float = HANDSHAKE_TIMEOUT_S) -> ssl.SSLSocket:
@@ -164,21 +161,19 @@ def peer_facts(tls: ssl.SSLSocket | ssl.SSLObject, host: str, port: int, has_cer
     der = tls.getpeercert(binary_form=True)
     if not der:
         raise TransportError(f"cannot use {host}:{port}: the server showed no certificate", code="tls-failed")
-    certificate = x509.load_der_x509_certificate(der)
+    try:
+        certificate = certificate_facts(der)
+    except FormatError as exc:
+        raise TransportError(f"cannot use {host}:{port}: {exc.message}", code="tls-failed") from exc
     return PeerFacts(
         host=host,
         port=port,
-        spki_sha256=_spki_sha256(certificate),
-        subject=certificate.subject.rfc4514_string()[:256],
-        not_after=f"{_validity(certificate)[1]:%Y-%m-%dT%H:%M:%SZ}",
+        spki_sha256=certificate.spki_sha256,
+        subject=certificate.subject[:256],
+        not_after=f"{certificate.not_after:%Y-%m-%dT%H:%M:%SZ}",
         tls_version=tls.version() or "",
         client_certificate=has_certificate,
     )
-
-
-def _spki_sha256(certificate: x509.Certificate) -> str:
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(spki).hexdigest()
 
 
 def handshake_error(exc: Exception, host: str, port: int) -> ScaleoutError:
@@ -231,7 +226,7 @@ def _load_authority(context: ssl.SSLContext, files: TlsFiles) -> None:
         return
     try:
         context.load_verify_locations(cadata=_read_pem(files.ca).decode("ascii"))
-    except (ssl.SSLError, UnicodeDecodeError) as exc:
+    except (ssl.SSLError, ValueError) as exc:
         raise ConfigError(f"cannot use the CA file {files.ca.name}: it holds no PEM certificate ({exc})") from exc
     if not context.get_ca_certs():
         raise ConfigError(f"cannot use the CA file {files.ca.name}: no certificate in it is a CA's")
@@ -252,10 +247,10 @@ def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         ) from exc
 
 
-def _load_certificate(path: Path) -> x509.Certificate:
+def _load_certificate(path: Path) -> CertificateFacts:
     try:
-        return x509.load_pem_x509_certificate(_read_pem(path))
-    except ValueError as exc:
+        return certificate_facts(first_of_pem(_read_pem(path)))
+    except FormatError as exc:
         raise ConfigError(
             f"cannot use the client certificate {path.name}: it is no PEM certificate", code="client-certificate-invalid"
         ) from exc
@@ -267,11 +262,3 @@ def _read_pem(path: Path) -> bytes:
             return file.read(MAX_PEM_BYTES)
     except OSError as exc:
         raise ConfigError(f"cannot read {path}: {exc.strerror}", code="config-missing", hint="Check path and mode.") from exc
-
-
-def _validity(certificate: x509.Certificate) -> tuple[datetime, datetime]:
-    """First and last moment, naive, UTC.  The plain names are deprecated from cryptography 42 on, and all that 38 has."""
-    suffix = "_utc" if hasattr(certificate, "not_valid_before_utc") else ""
-    first: datetime = getattr(certificate, f"not_valid_before{suffix}")
-    last: datetime = getattr(certificate, f"not_valid_after{suffix}")
-    return first.replace(tzinfo=None), last.replace(tzinfo=None)

@@ -208,7 +208,11 @@ class TokenKeeper:
         try:
             cached = records.decode(Cached, strictjson.parse(data, max_bytes=4 * MAX_TOKEN_BYTES, what="the token file"))
         except FormatError as exc:
-            raise StorageError(f"cannot use the token file: {exc.message}", code="state-corrupt") from exc
+            raise StorageError(
+                f"cannot use the token file: {exc.message}",
+                code="state-corrupt",
+                hint=f"Remove {self._path.name} and give a new token.",
+            ) from exc
         if self._given and cached.source_sha256 != self._source():
             return None
         if cached.origin != str(self._api.origin):

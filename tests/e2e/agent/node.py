@@ -111,7 +111,10 @@ class Node:
         return self.ledger.bodies(name)
 
     def wait_event(self, name: str, timeout_s: float = 20.0, times: int = 1) -> dict[str, Any]:
-        wait_until(lambda: len(self.events(name)) >= times, timeout_s, lambda: (name, self.ledger.types(), self.output.getvalue()))
+        def what() -> object:
+            return name, self.ledger.types(), self.output.getvalue()
+
+        wait_until(lambda: len(self.events(name)) >= times, timeout_s, what)
         return self.events(name)[-1]
 
     def wait_connected(self) -> None:
