@@ -42,6 +42,15 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def sync_file(path: Path) -> None:
+    """fsync of a file that was written before."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def make_private_folder(folder: Path) -> Path:
     """`folder` and its parents; `folder` itself is 0700.  Returns it."""
     with storage_errors(f"make the folder {folder}"):
@@ -96,8 +105,7 @@ class AppendFile:
                     os.ftruncate(self._fd, cut)
                     os.fsync(self._fd)
                 self._end = cut
-                if not existed:
-                    sync_folder(path.parent)
+                self._unnamed = not existed  # its name becomes durable with its first line
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -122,7 +130,7 @@ class AppendFile:
                 while written < len(data):
                     written += os.pwrite(self._fd, data[written:], self._end + written)
                 if sync:
-                    os.fdatasync(self._fd)
+                    self._barrier()
             except OSError:
                 os.ftruncate(self._fd, self._end)
                 raise
@@ -131,7 +139,13 @@ class AppendFile:
     def sync(self) -> None:
         """Makes everything appended so far durable."""
         with storage_errors(f"synchronise {self.path}"):
-            os.fdatasync(self._fd)
+            self._barrier()
+
+    def _barrier(self) -> None:
+        os.fdatasync(self._fd)
+        if self._unnamed:
+            sync_folder(self.path.parent)
+            self._unnamed = False
 
     def close(self) -> None:
         if self._fd >= 0:

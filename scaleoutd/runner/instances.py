@@ -81,7 +81,8 @@ class Instance:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        """Ends the instance beside what comes next: nothing of the run is alive by now, its clean-up is nobody's business."""
+        threading.Thread(target=self.close, name=f"end of slot {self.slot}", daemon=True).start()
 
 
 def _facts_of(received: Received) -> GateFacts:

@@ -2,7 +2,10 @@
 """The run-once table: which correlation ids were run, how far each came, and what became of it.
 
     RUNS/<run>/task.json   the offer, canonical JSON
-    RUNS/<run>/state       one line for each transition (core.taskstate.RUN_STATES), durable before it counts
+    RUNS/<run>/state       one line for each transition (core.taskstate.RUN_STATES)
+
+What must survive a crash of the machine is durable when `enter` returns: every state but `accepted`, which says only that
+somebody asked.  So an entry costs one barrier, with the first state that matters.
 
 The name of a run is drawn from its correlation id, so the same id always meets the same entry: a taken agent cannot run a
 task twice by asking twice, nor by making the runner forget (only `forgotten` entries end, and they stay).
@@ -18,7 +21,7 @@ from pathlib import Path
 from scaleoutd.core import records, strictjson
 from scaleoutd.core.strictjson import Json
 from scaleoutd.core.taskstate import RUN_STATES, Line, encode
-from scaleoutd.durable import AppendFile, make_private_folder, replace_file, storage_errors, sync_folder
+from scaleoutd.durable import AppendFile, make_private_folder, storage_errors, sync_file, sync_folder
 from scaleoutd.ipc.messages import TaskOffer
 
 MAX_OFFER_BYTES = 64 * 1024
@@ -38,6 +41,7 @@ class Run:
     history: list[Line]
     torn_bytes: int
     _file: AppendFile
+    _fresh: bool = False  # its folder is not durable yet
 
     @property
     def state(self) -> str:
@@ -61,9 +65,15 @@ class Run:
         return sum(1 for line in self.history if line.state == "about-to-run")
 
     def enter(self, state: str, at_ms: int, fields: Mapping[str, Json] | None = None) -> None:
-        """Goes on to `state`; durable when this returns."""
+        """Goes on to `state`; durable when this returns, but for `accepted`."""
         line = RUN_STATES.advance(self.history[-1] if self.history else None, state, at_ms, fields)
-        self._file.append(encode(line))
+        durable = state != "accepted"
+        self._file.append(encode(line), sync=durable)
+        if durable and self._fresh:
+            with storage_errors(f"make the entry of run {self.name} durable"):
+                sync_file(self._file.path.with_name("task.json"))
+                sync_folder(self._file.path.parent.parent)
+            self._fresh = False
         self.history.append(line)
 
     def close(self) -> None:
@@ -80,12 +90,16 @@ class Runs:
         """The entry of the offer's correlation id, made when there is none."""
         name = run_name(offer.correlation_id)
         folder = self.folder / name
-        if not folder.is_dir():
+        fresh = not (folder / "task.json").exists()
+        if fresh:
             with storage_errors(f"make the entry of run {name}"):
-                folder.mkdir(mode=0o700)
-            replace_file(folder / "task.json", strictjson.canonical(records.encode(offer)))
-            sync_folder(self.folder)
-        return self._open(name)
+                folder.mkdir(mode=0o700, exist_ok=True)
+                temporary = folder / ".task.json"
+                temporary.write_bytes(strictjson.canonical(records.encode(offer)))
+                temporary.rename(folder / "task.json")
+        run = self._open(name)
+        run._fresh = fresh
+        return run
 
     def find(self, name: str) -> Run | None:
         return self._open(name) if (self.folder / name / "task.json").exists() else None
