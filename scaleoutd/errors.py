@@ -25,6 +25,8 @@ hint says what a person does next.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 CODES: dict[str, str] = {
     # configuration
     "config-invalid": "a flag, file or environment variable has a value that cannot be used",
@@ -127,17 +129,21 @@ CODES: dict[str, str] = {
 
 
 class ScaleoutError(Exception):
-    """Root of the tree.  `code` must be a key of `CODES`."""
+    """Root of the tree.  `code` must be a key of `CODES`; `facts` are what of the message stands in fields of its own on record
+    (file, expected, found)."""
 
     default_code = "internal"
     exit_status = 1
 
-    def __init__(self, message: str, *, code: str | None = None, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, hint: str = "", facts: Mapping[str, str] | None = None
+    ) -> None:
         self.code = code or self.default_code
         if self.code not in CODES:
             raise AssertionError(f"error code {self.code!r} is not in scaleoutd.errors.CODES")
         self.message = message
         self.hint = hint
+        self.facts = dict(facts or {})
         super().__init__(message)
 
     def __str__(self) -> str:

@@ -180,6 +180,7 @@ def check_admission(
             f"cannot accept the manifest: expected project {project}, found {manifest.project}",
             code="project-mismatch",
             hint="Point the policy's project.path to the right folder, or sign with the right --name.",
+            facts={"expected": project, "found": manifest.project},
         )
     if verified.sha256 in root.revoked_manifests:
         raise VerificationError(
@@ -198,6 +199,7 @@ def check_dates(manifest: Manifest, now: Now) -> None:
             f" {utc_text(manifest.not_before_ms)}, it is {utc_text(now.wall_ms)}",
             code="manifest-not-yet-valid",
             hint="Wait until then, or see whether this clock is right.",
+            facts={"expected": f"from {utc_text(manifest.not_before_ms)}", "found": utc_text(now.wall_ms)},
         )
     if now.wall_ms >= manifest.expires_ms:
         raise VerificationError(
@@ -205,6 +207,7 @@ def check_dates(manifest: Manifest, now: Now) -> None:
             f" {utc_text(manifest.expires_ms)}, it is {utc_text(now.wall_ms)}",
             code="manifest-expired",
             hint="Review the project and sign it again: `scaleoutctl sign`.",
+            facts={"expected": f"before {utc_text(manifest.expires_ms)}", "found": utc_text(now.wall_ms)},
         )
 
 
@@ -216,6 +219,7 @@ def check_replay(manifest: Manifest, floors: FloorsLike) -> None:
             " before",
             code="manifest-replayed",
             hint="To go back to older code, sign it again under a new version.",
+            facts={"expected": f"version {accepted} or later", "found": f"version {manifest.version}"},
         )
 
 

@@ -120,7 +120,7 @@ def refusals_on_record(task: Task) -> Iterator[None]:
         body = {"code": exc.code, "message": exc.message, "hint": exc.hint}
         if task.stage in REFUSALS:
             named = catalogue.lookup(REFUSALS[task.stage])
-            found = {key: str(value) for key, value in vars(exc).items() if value and named.kind_of(key) == "text"}
+            found = {key: value for key, value in exc.facts.items() if named.kind_of(key) == "text"}
             task.note(named.name, **{**found, **body})
         task.record("run-failed", **body, stage=task.stage)
         task.room.enter(task.run, "failed", {"code": exc.code, "message": exc.message[:1024], "hint": exc.hint[:1024]})

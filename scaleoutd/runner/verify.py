@@ -169,6 +169,7 @@ def refuse(differences: Sequence[Difference]) -> None:
         f"cannot run the project: {shown}: expected {first.expected}, found {first.found}{more}",
         code=first.code,
         hint=_HINTS[first.code],
+        facts={"file": shown, "expected": first.expected, "found": first.found},
     )
 
 
