@@ -128,7 +128,7 @@ class Pipeline:
 
     # --- stages -----------------------------------------------------------------------------------------------
 
-    def _offer(self, entry: Entry) -> Run:
+    def _offer(self, entry: Entry, *, heed_interrupt: bool = True) -> Run:
         """The runner's answer: a file to fill, or the result that it still has."""
         task = entry.task
         if task.task is None:
@@ -150,7 +150,7 @@ class Pipeline:
                     settings=task.settings,
                 )
             )
-            self._await(entry, run, ANSWER_TIMEOUT_S)
+            self._await(entry, run, ANSWER_TIMEOUT_S, told=not heed_interrupt)
         except BaseException:
             with run:
                 raise
@@ -264,9 +264,8 @@ class Pipeline:
 
     # --- what happens beside ----------------------------------------------------------------------------------
 
-    def _await(self, entry: Entry, run: Run, timeout_s: float | None) -> None:
-        """The next answer of the runner; a cancelled task is cancelled there first."""
-        told = False
+    def _await(self, entry: Entry, run: Run, timeout_s: float | None, *, told: bool = False) -> None:
+        """The next answer of the runner; a cancelled task is cancelled there first, unless it was `told` already."""
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
@@ -310,7 +309,15 @@ class Pipeline:
         self._trail.note("task-dropped", correlation_id=entry.task.correlation_id, code=error.code, message=error.message)
         try:
             _tell_delivered(run, "dropped")
-        except PeerError as exc:
+        except PeerError:
+            # A cancel that crossed with the release breaks the conversation; the result is asked for once more, quietly.
+            self._drop_again(entry)
+
+    def _drop_again(self, entry: Entry) -> None:
+        try:
+            with self._offer(entry, heed_interrupt=False) as run:
+                _tell_delivered(run, "dropped")
+        except ScaleoutError as exc:
             self._log.warning("task-dropped", exc, correlation_id=entry.task.correlation_id)
 
     def _note_restart(self, entry: Entry) -> None:

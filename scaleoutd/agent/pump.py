@@ -29,6 +29,7 @@ from scaleoutd.agent.tls import PeerFacts, Tls
 from scaleoutd.errors import ScaleoutError, TransportError
 
 BUFFER_BYTES = 256 * 1024
+CLOSE_S = 1.0
 _READABLE = select.POLLIN | select.POLLHUP | select.POLLERR
 
 
@@ -65,10 +66,11 @@ class Pump:
         os.write(self._wake_write, b"x")  # stays readable: every thread polls the read end
         self._acceptor.join()
         for thread in list(self._threads):
-            thread.join(tls_.HANDSHAKE_TIMEOUT_S + 1)
+            thread.join(CLOSE_S)
         self._listener.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        if not self._threads:  # one that is still dialling needs its descriptor, and ends by its own time-out
+            os.close(self._wake_read)
+            os.close(self._wake_write)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _accept(self) -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent as a service: keeps a session open, polls, reports, and has one worker that carries tasks.
 
-    main thread   opens the session again and again (link.py), waits for its end or for `stop`
+    main thread   waits for `stop`, then ends the others
+    session       opens a session again and again (link.py), waits for its end
     heartbeat     every 2 s; announces again when the connection was cut; gives the session up after some failures
     poll          reports and asks for tasks, every 5 s and at once when there is something to tell
-    worker        one task at a time (pipeline.py): validations first, else in the order received
+    worker        one task at a time (worker.py, pipeline.py)
 
 Rules:
   1. What heals by waiting never ends the agent.  It ends with the error's exit status when its credential is refused or its
@@ -23,24 +24,24 @@ from collections.abc import Callable
 from scaleoutd import __version__
 from scaleoutd.agent.backoff import Backoff
 from scaleoutd.agent.config import AgentConfig
-from scaleoutd.agent.dialects import Dialect, Directive, Report
-from scaleoutd.agent.interrupt import STOPPING
+from scaleoutd.agent.dialects import Dialect, Report
+from scaleoutd.agent.intake import Intake, kept
 from scaleoutd.agent.link import Link, LinkEvents
 from scaleoutd.agent.log import Log
 from scaleoutd.agent.pipeline import Door, Pipeline
-from scaleoutd.agent.spool import Entry, Spool
+from scaleoutd.agent.spool import Spool
 from scaleoutd.agent.tls import ClientFacts, PeerFacts
 from scaleoutd.agent.trail import Ledger, Trail
-from scaleoutd.core import records
-from scaleoutd.errors import ConfigError, CredentialError, FormatError, ScaleoutError, StorageError, TransportError
+from scaleoutd.agent.worker import Worker
+from scaleoutd.errors import ConfigError, CredentialError, ScaleoutError, StorageError, TransportError
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.doors import ClientDoor
 from scaleoutd.ipc.ledger_client import LedgerClient
-from scaleoutd.ipc.messages import TaskOffer
 
 HEARTBEATS_LOST = 5
-WORKER_STOP_S = 2.0
-MAX_ID_CHARS = 256
+WORKER_STOP_S = 1.0
+FAREWELL_S = 1.5
+THREADS_STOP_S = 0.5
 LEDGER_RETRY_S = 2.0
 
 
@@ -105,11 +106,11 @@ class Agent:
         self._config, self._trail, self._log, self._stop = config, trail, log, stop
         self.spool = Spool(config.state / "spool", self._repaired)
         self._link = Link(config, LinkEvents(self._on_connected, self._on_renewed, self._on_loaded, self._on_bad_pair))
-        self._pipeline = Pipeline(door, self._session_now, trail, log)
         self._session: Dialect | None = None
         self._up, self._lost = threading.Event(), threading.Event()
-        self._tell, self._work = threading.Event(), threading.Event()
-        self._current: Entry | None = None
+        self._tell = threading.Event()
+        self._worker = Worker(Pipeline(door, self._session_now, trail, log), self.spool, log, config, self._tell)
+        self._intake = Intake(self.spool, trail, log)
         self._refusal = ""
         self._fatal: ScaleoutError | None = None
 
@@ -117,12 +118,12 @@ class Agent:
         self._take_up()
         threads = [
             threading.Thread(target=self._guarded, args=(loop,), name=loop.__name__.strip("_"), daemon=True)
-            for loop in (self._work_loop, self._poll_loop, self._heartbeat_loop)
+            for loop in (self._work_loop, self._poll_loop, self._heartbeat_loop, self._keep_session)
         ]
         for thread in threads:
             thread.start()
         try:
-            self._keep_session()
+            self._stop.wait()
         finally:
             self._stop.set()
             self._end(threads)
@@ -142,6 +143,9 @@ class Agent:
                     raise
                 self._stop.wait(backoff.next_s())
                 continue
+            if self._stop.is_set():
+                session.close()
+                return
             backoff.reset()
             self._refusal = ""
             self._log.info("connected", f"connected to combiner {self._link.where} as {self._client_id()}")
@@ -149,7 +153,7 @@ class Agent:
             self._lost.clear()
             self._up.set()
             self._tell.set()
-            self._work.set()
+            self._worker.wake()
             while not self._stop.is_set() and not self._lost.wait(0.5):
                 pass
             if not self._stop.is_set():
@@ -196,7 +200,7 @@ class Agent:
                     session.connect()
                     self._log.info("connected", f"connected again to combiner {self._link.where}")
                     self._tell.set()
-                    self._work.set()
+                    self._worker.wake()
                 session.heartbeat()
                 failures = 0
             except ScaleoutError as exc:
@@ -224,106 +228,28 @@ class Agent:
                 self._stop.wait(backoff.next_s())
                 continue
             backoff.reset()
-            self._heard(reports)
+            self._intake.heard(reports)
             for directive in directives:
-                self._take(directive)
+                again = self._intake.take(directive, self._link.where, self._worker.wake)
+                if again is not None:
+                    self._tell_at_once(session, again)
             self._tell.wait(self._config.poll_interval_ms / 1000)
 
-    def _heard(self, reports: list[Report]) -> None:
-        """The combiner has these reports; tasks that are done are over."""
-        for report in reports:
-            entry = self.spool.find(report.correlation_id)
-            if entry is None or not report.done or entry.needs_worker or entry.active:
-                continue
-            self._trail.note("task-reported", correlation_id=report.correlation_id, status=report.status)
-            self.spool.finish(entry)
-            self._log.info("task-reported", f"task is {report.status}", correlation_id=report.correlation_id)
-
-    def _take(self, directive: Directive) -> None:
-        """A task from the combiner: new, known, over, or to stop."""
-        correlation_id = directive.correlation_id
-        if len(correlation_id) > MAX_ID_CHARS or not correlation_id.isprintable():
-            self._log.warning("task-refused", "a task whose correlation id cannot be used was ignored")
-            return
-        entry = self.spool.find(correlation_id)
-        if entry is not None:
-            if directive.stop:
-                self._log.info("task-stopped", f"the combiner says {directive.stop}", correlation_id=correlation_id)
-                entry.interrupt.set(directive.stop)
-                self._work.set()
-            return
-        over = self.spool.finished(correlation_id)
-        if over is not None:
-            self._report_again(Report(over.correlation_id, over.status, True, over.response))
-            return
-        self._receive(directive)
-
-    def _receive(self, directive: Directive) -> None:
-        problem = _problem_of(directive, self._link.where)
-        entry = self.spool.receive(_bounded(directive) if problem else directive, self._link.where, problem)
-        correlation_id = directive.correlation_id
-        if problem is None:
-            self._work.set()  # the worker offers while this thread makes the arrival durable
-            self._trail.note(
-                "task-received",
-                correlation_id=correlation_id,
-                task=directive.task or directive.type,
-                model_id=directive.model_id,
-                session_id=directive.session_id,
-                round_id=directive.round_id,
-                combiner=self._link.where,
-            )
-            self._log.info("task-received", f"task {directive.task} received", correlation_id=correlation_id)
-            entry.settle()
-        else:
-            self._trail.note("task-refused", correlation_id=correlation_id, code=problem.code, message=problem.message)
-            self._log.warning("task-refused", problem, correlation_id=correlation_id)
-            self._tell.set()
-
-    def _report_again(self, report: Report) -> None:
+    def _tell_at_once(self, session: Dialect, report: Report) -> None:
         try:
-            self._session_now().poll([report], take_tasks=False)
+            session.poll([report], take_tasks=False)
+            self._intake.heard([report])
         except ScaleoutError as exc:
             self._log.warning("poll", exc, correlation_id=report.correlation_id)
+
+    def _work_loop(self) -> None:
+        self._worker.run(self._stop, self._up)
 
     def _take_up(self) -> None:
         """What a stop or a crash left in the spool goes on."""
         for entry in self.spool.entries():
             self._log.info("task-resumed", f"task found in state {entry.state}", correlation_id=entry.task.correlation_id)
-        self._work.set()
-
-    # --- worker -----------------------------------------------------------------------------------------------
-
-    def _work_loop(self) -> None:
-        backoff = Backoff(self._config.backoff_ms / 1000, min(30.0, self._config.backoff_limit_ms / 1000))
-        while not self._stop.is_set():
-            self._work.clear()
-            entry = self._next()
-            if entry is None or not self._up.is_set():
-                self._work.wait(1.0)
-                continue
-            try:
-                entry.active = True
-                self._current = entry
-                self._pipeline.carry(entry)
-                backoff.reset()
-                pause_s = 0.0
-            except ScaleoutError as exc:
-                entry.waits_for = exc.code
-                pause_s = backoff.next_s()
-                if not self._stop.is_set():
-                    self._log.warning("task-waits", exc, correlation_id=entry.task.correlation_id)
-            finally:
-                self._current = None
-                entry.active = False
-                self._tell.set()
-            if pause_s:
-                self._work.wait(pause_s)
-
-    def _next(self) -> Entry | None:
-        """Validations before training: the combiner waits for them to close a round."""
-        waiting = [entry for entry in self.spool.entries() if entry.needs_worker]
-        return min(waiting, key=lambda entry: (entry.task.task != "validate", entry.task.order), default=None)
+        self._worker.wake()
 
     def _guarded(self, loop: Callable[[], None]) -> None:
         """A bug in a thread must end the agent, loudly, so that it is started anew; half an agent looks healthy."""
@@ -340,28 +266,32 @@ class Agent:
     # --- end --------------------------------------------------------------------------------------------------
 
     def _end(self, threads: list[threading.Thread]) -> None:
-        current = self._current
-        if current is not None:
-            current.interrupt.set(STOPPING)
-        for event in (self._work, self._tell, self._up, self._lost):
+        self._worker.give_up()
+        for event in (self._tell, self._up, self._lost):
             event.set()
-        deadline_s = time.monotonic() + WORKER_STOP_S
         threads[0].join(WORKER_STOP_S)
         session = self._session
         if session is not None:
-            try:
-                reports = [_kept(entry.report()) for entry in self.spool.entries()]
-                if reports:
-                    session.poll(reports, take_tasks=False)
-                    self._heard(reports)
-                session.disconnect()
-            except ScaleoutError as exc:
-                self._log.warning("disconnected", exc)
+            # In a thread of its own: a combiner that does not answer must not hold up the stop.
+            farewell = threading.Thread(target=self._say_farewell, args=(session,), name="farewell", daemon=True)
+            farewell.start()
+            farewell.join(FAREWELL_S)
             self._close_session("stopped")
+        deadline_s = time.monotonic() + THREADS_STOP_S
         for thread in threads:
-            thread.join(max(0.1, deadline_s + 1.0 - time.monotonic()))
+            thread.join(max(0.0, deadline_s - time.monotonic()))
         if not any(thread.is_alive() for thread in threads):
             self.spool.close()
+
+    def _say_farewell(self, session: Dialect) -> None:
+        try:
+            reports = [kept(entry.report()) for entry in self.spool.entries()]
+            if reports:
+                session.poll(reports, take_tasks=False)
+                self._intake.heard(reports)
+            session.disconnect()
+        except ScaleoutError as exc:
+            self._log.warning("disconnected", exc)
 
     # --- on record --------------------------------------------------------------------------------------------
 
@@ -395,45 +325,3 @@ class Agent:
     def _repaired(self, file: str, torn_bytes: int, reason: str) -> None:
         self._trail.note("state-repaired", file=file, torn_bytes=torn_bytes, reason=reason)
         self._log.warning("state-repaired", f"{file}: {reason}")
-
-
-def _kept(report: Report) -> Report:
-    """The last word about a task that is not over: it will be taken up again."""
-    if report.done:
-        return report
-    return Report(report.correlation_id, "PENDING", False, '{"message":"the client stops; the task is kept"}', report.started_ms)
-
-
-def _problem_of(directive: Directive, combiner: str) -> ScaleoutError | None:
-    """Why a directive cannot be offered to the runner, None when it can."""
-    if directive.stop:
-        return None
-    if directive.problem:
-        code, message = directive.problem
-        return FormatError(message, code=code)
-    try:
-        offer = TaskOffer(
-            correlation_id=directive.correlation_id,
-            task=directive.task or "train",
-            model_id=directive.model_id,
-            session_id=directive.session_id,
-            round_id=directive.round_id,
-            combiner=combiner,
-            settings=directive.settings,
-        )
-        records.decode(TaskOffer, records.encode(offer), "task")
-    except FormatError as exc:
-        return exc
-    return None
-
-
-def _bounded(directive: Directive) -> Directive:
-    """What is kept of a directive that is refused: enough to report it."""
-    return Directive(
-        correlation_id=directive.correlation_id,
-        type=directive.type[:64],
-        task=directive.task,
-        model_id=directive.model_id[:MAX_ID_CHARS],
-        session_id=directive.session_id[:MAX_ID_CHARS],
-        round_id=directive.round_id[:MAX_ID_CHARS],
-    )

@@ -166,13 +166,17 @@ def _status_of(entry: Entry) -> tuple[Status, bool, str]:
     if state == "failed" or (state == "reported" and entry.field("failed", "code")):
         code, message = entry.field("failed", "code"), entry.field("failed", "message")
         stopped = code == "step-cancelled"
-        response = strictjson.canonical({"code": code, "message": message}).decode()
-        return ("INTERRUPTED" if stopped else "FAILED"), True, response
+        return ("INTERRUPTED" if stopped else "FAILED"), True, failure_response(str(code), str(message))
     if state in ("acknowledged", "reported") and not entry.active:
         return "COMPLETED", True, ""
     if state in ("received", "offered") and not entry.active:
         return "PENDING", False, strictjson.canonical({"waits_for": entry.waits_for}).decode() if entry.waits_for else ""
     return "RUNNING", False, ""
+
+
+def failure_response(code: str, message: str) -> str:
+    """JSON text of a FAILED report."""
+    return strictjson.canonical({"code": code, "message": presentable(message)}).decode()
 
 
 def presentable(message: str) -> str:

@@ -74,6 +74,8 @@ class Trail:
         self._stop.set()
         self._wake.set()
         self._thread.join(timeout_s)
+        if not self._thread.is_alive():
+            self._ledger.close()
         with self._lock:
             left = len(self._waiting)
         if left:

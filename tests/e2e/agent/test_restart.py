@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -216,3 +217,38 @@ def test_memory_stays_below_its_bar(combiner: DevCombiner, tmp_path: Path) -> No
         status = Path(f"/proc/{node.process.pid}/status").read_text()
         peak_kib = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
         assert peak_kib < 70 * 1024, status
+
+
+def test_a_stop_takes_five_seconds_at_most_while_the_combiner_is_silent(combiner: DevCombiner, tmp_path: Path) -> None:
+    with ProcessNode(combiner, tmp_path) as node:
+        wait_connected(node)
+        node.runner.hold("execute")
+        offer(combiner)
+        node.runner.wait_for("execute")
+        for method in ("PollAndReportAsync", "SendHeartbeat", "Announce"):
+            combiner.faults.rpc_delays_s[method] = 8.0
+        started_s = time.monotonic()
+        assert node.terminate() == 0
+        assert time.monotonic() - started_s < 5
+
+
+def test_a_stop_takes_five_seconds_at_most_while_nobody_answers_the_dial(combiner: DevCombiner, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"https://localhost:{silent.getsockname()[1]}"
+        with ProcessNode(combiner, tmp_path, api_url=address) as node:
+            connection, _ = silent.accept()
+            started_s = time.monotonic()
+            assert node.terminate() == 0
+            assert time.monotonic() - started_s < 5
+            connection.close()
+
+
+def test_a_full_disk_fails_the_task_by_name(combiner: DevCombiner, tmp_path: Path) -> None:
+    with ProcessNode(combiner, tmp_path) as node:
+        wait_connected(node)
+        spool = node.config.state / "spool"
+        away = spool.rename(spool.with_name("away"))
+        done = wait_done(combiner, offer(combiner), what=node.errors)
+        assert (done.status, json.loads(done.response)["code"]) == ("FAILED", "storage-failed")
+        away.rename(spool)
+        assert wait_done(combiner, offer(combiner), what=node.errors).status == "COMPLETED"
