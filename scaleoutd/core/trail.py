@@ -269,7 +269,7 @@ class Walk:
         self.signed_size = size
 
 
-_BIG_INTEGER = re.compile(rb"[0-9]{16}")
+_BIG_INTEGER = re.compile(rb"[:,\[]-?[0-9]{16}")
 
 
 def _no_float(text: str) -> NoReturn:
