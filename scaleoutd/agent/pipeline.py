@@ -121,10 +121,14 @@ class Pipeline:
                 self._send(entry, run)
                 self._forget(entry, run)
         except ScaleoutError as exc:
+            error = exc
             if heals(exc):
-                raise
-            entry.fail(exc)
-            self._log.error("task-failed", exc, correlation_id=entry.task.correlation_id)
+                # A task that is both taken back and has no result yet need not wait for what is away.
+                if not entry.interrupt.cancels or entry.state not in ("received", "offered"):
+                    raise
+                error = cancelled(entry.interrupt.cancels)
+            entry.fail(error)
+            self._log.error("task-failed", error, correlation_id=entry.task.correlation_id)
 
     # --- stages -----------------------------------------------------------------------------------------------
 
@@ -243,11 +247,20 @@ class Pipeline:
                 session.send_validation(result)
         except TransportError as exc:
             if exc.code == "transport-failed":
-                entry.advance("unknown", sync=True)
-                self._trail.note("delivery-unknown", outcome="unknown", resolution=session.resend, **facts)
+                self._record_unknown(entry, {**facts, "resolution": session.resend})
             if exc.code == "transport-refused":
                 raise TransportError(exc.message, code="upload-refused") from exc
             raise
+
+    def _record_unknown(self, entry: Entry, facts: dict[str, Any]) -> None:
+        """The event first: after a crash in between it is there twice, never not at all."""
+        try:
+            self._trail.must("delivery-unknown", outcome="unknown", **facts)
+        except LedgerError:
+            # The state stays `sending`, so the next start comes to the same conclusion if the queue is lost.
+            self._trail.note("delivery-unknown", outcome="unknown", **facts)
+            return
+        entry.advance("unknown", sync=True)
 
     def _record_sent(self, entry: Entry, facts: dict[str, Any]) -> None:
         """Durable before the task is over.  The bytes are gone already: a ledger that is away delays the record only."""
@@ -322,12 +335,11 @@ class Pipeline:
 
     def _note_restart(self, entry: Entry) -> None:
         """What was being sent when the process ended is unknown, and that is on record."""
-        found, entry.found_after_restart = entry.found_after_restart, False
-        if found and entry.state == "sending":
-            attempt = entry.attempts
+        if entry.found_after_restart and entry.state == "sending":
+            facts = {**_known_facts(entry), "attempt": entry.attempts, "note": "found after a restart"}
+            self._trail.must("delivery-unknown", outcome="unknown", **facts)
             entry.advance("unknown", sync=True)
-            facts = {**_known_facts(entry), "attempt": attempt, "note": "found after a restart"}
-            self._trail.note("delivery-unknown", outcome="unknown", **facts)
+        entry.found_after_restart = False
 
     def _confirm(self, entry: Entry) -> None:
         """The combiner has it; the trail and the runner may not know, because the process ended in between."""

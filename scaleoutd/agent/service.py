@@ -136,6 +136,7 @@ class Agent:
     def _keep_session(self) -> None:
         backoff = Backoff(self._config.backoff_ms / 1000, self._config.backoff_limit_ms / 1000)
         while not self._stop.is_set():
+            self._lost.clear()
             try:
                 session = self._link.open()
             except ScaleoutError as exc:
@@ -150,12 +151,10 @@ class Agent:
             self._refusal = ""
             self._log.info("connected", f"connected to combiner {self._link.where} as {self._client_id()}")
             self._session = session
-            self._lost.clear()
             self._up.set()
             self._tell.set()
             self._worker.wake()
-            while not self._stop.is_set() and not self._lost.wait(0.5):
-                pass
+            self._lost.wait()  # the end of the agent sets it too
             if not self._stop.is_set():
                 self._close_session("heartbeats failed")
 
@@ -217,7 +216,7 @@ class Agent:
         while not self._stop.is_set():
             session = self._session
             if session is None:
-                self._up.wait(0.5)
+                self._up.wait(5.0)
                 continue
             self._tell.clear()
             reports = [entry.report() for entry in self.spool.entries()]

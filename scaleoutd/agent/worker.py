@@ -40,9 +40,11 @@ class Worker:
         """Works while `up` is set, until `stop` is."""
         while not stop.is_set():
             self._wake.clear()
+            if stop.is_set():
+                return
             entry = self._next()
             if entry is None or not up.is_set():
-                self._wake.wait(1.0)
+                self._wake.wait()
                 continue
             pause_s = self._carry(entry, stop)
             if pause_s:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from scaleoutd.devcombiner.server import DevCombiner
-from tests.e2e.agent.node import CLIENT, SEED, TRAIN, VALIDATE, Node, wait_until
+from tests.e2e.agent.node import CLIENT, SEED, TRAIN, VALIDATE, Node, offer, wait_until
 
 
 def test_two_rounds_with_validation(combiner: DevCombiner, tmp_path: Path) -> None:
@@ -134,6 +134,30 @@ def test_a_task_that_is_stopped_after_its_release_is_dropped_on_record(combiner:
         assert node.runner.table[correlation_id].outcome == "dropped"
         assert node.wait_event("task-dropped")["code"] == "step-cancelled"
         assert not combiner.updates
+
+
+def test_a_task_that_is_stopped_while_the_runner_is_away_does_not_wait_for_it(combiner: DevCombiner, tmp_path: Path) -> None:
+    with Node(combiner, tmp_path) as node:
+        node.wait_connected()
+        node.runner.crash_at("offer")
+        node.runner.hold("offer")
+        correlation_id = node.offer()
+        node.runner.wait_for("offer")
+        node.runner.down = True
+        node.runner.go("offer")
+        combiner.stop_task(correlation_id)
+        assert node.wait_done(correlation_id).status == "INTERRUPTED"
+        node.runner.down = False
+        assert node.wait_done(node.offer()).status == "COMPLETED"
+
+
+def test_a_stop_of_a_task_that_never_arrived_is_answered(combiner: DevCombiner, tmp_path: Path) -> None:
+    correlation_id = offer(combiner)
+    combiner.board.offers[correlation_id].handed_out_at_s = 1.0  # to a client that lost it
+    combiner.stop_task(correlation_id)
+    with Node(combiner, tmp_path) as node:
+        assert node.wait_done(correlation_id).status == "INTERRUPTED"
+        assert not node.runner.offers
 
 
 def test_heartbeats_and_pending_while_the_runner_is_away(combiner: DevCombiner, tmp_path: Path) -> None:
