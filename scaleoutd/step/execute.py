@@ -241,7 +241,7 @@ class Execution:
             return "limit-memory"
         if status == -signal.SIGXFSZ or report["largest_bytes"] >= bounds.file_size_bytes:
             return "limit-file-size"
-        if self._group.forks_refused() or report["most_processes"] >= bounds.processes:
+        if self._group.forks_refused() or report["most_tasks"] >= bounds.processes:
             return "limit-processes"
         return None
 

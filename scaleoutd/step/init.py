@@ -188,7 +188,7 @@ def _wait(order: Order, main: int, wakeup: socket.socket) -> NoReturn:
         "max_rss_bytes": usage.ru_maxrss * 1024,
         "scratch_bytes": tree.bytes,
         "largest_bytes": tree.largest_bytes,
-        "most_processes": watcher.most_processes,
+        "most_tasks": max(watcher.most_tasks, killed + 1),
     }})  # fmt: skip
     os._exit(0)
 
@@ -197,7 +197,7 @@ class _Watcher:
     """Limits that no kernel object holds for the whole run: total CPU, memory without a cgroup, scratch."""
 
     def __init__(self, order: Order) -> None:
-        self.most_processes = 0
+        self.most_tasks = 0
         self._order = order
         self._next_look = 0.0
         self._next_walk = 0.0
@@ -210,7 +210,7 @@ class _Watcher:
             return None
         bounds = self._order.plan.limits
         sample = watch.sample(_members(self._order))
-        self.most_processes = max(self.most_processes, sample.processes)
+        self.most_tasks = max(self.most_tasks, sample.tasks)
         code = None
         if sample.cpu_s >= bounds.cpu_s:
             code = "limit-cpu"

@@ -20,7 +20,10 @@ _MAX_ENTRIES = 1_000_000
 
 @dataclass(frozen=True)
 class Sample:
+    """`tasks` counts threads too, as RLIMIT_NPROC and the pids cgroup do."""
+
     processes: int
+    tasks: int
     memory_bytes: int
     cpu_s: float
 
@@ -64,12 +67,13 @@ def members(root_pid: int | None) -> list[int]:
 def sample(pids: list[int]) -> Sample:
     """Sums over `pids`; memory without what is shared with files.  Children that pid 1 reaped count as well."""
     reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
-    memory, ticks, alive = 0, 0, 0
+    memory, ticks, alive, tasks = 0, 0, 0, 0
     for pid in pids:
         fields = _stat_fields(pid)
-        if not fields or len(fields) < 15:
+        if not fields or len(fields) < 18:
             continue
         alive += fields[0] != b"Z"
+        tasks += int(fields[17])  # num_threads
         ticks += sum(int(value) for value in fields[11:15])  # utime, stime, cutime, cstime
         try:
             with open(f"/proc/{pid}/statm", "rb") as file:
@@ -77,7 +81,7 @@ def sample(pids: list[int]) -> Sample:
                 memory += max(0, int(resident) - int(shared)) * _PAGE
         except (OSError, ValueError):
             continue
-    return Sample(alive, memory, reaped.ru_utime + reaped.ru_stime + ticks / _TICKS)
+    return Sample(alive, tasks, memory, reaped.ru_utime + reaped.ru_stime + ticks / _TICKS)
 
 
 def measure_tree(path: str, deadline: float | None = None) -> Tree:
