@@ -20,7 +20,7 @@ from scaleoutd.core.policy import Policy
 from scaleoutd.errors import CODES, LaunchError, LedgerError, PeerError, PolicyDeniedError, ScaleoutError, from_code
 from scaleoutd.ipc.channel import Channel, Refused
 from scaleoutd.ipc.doors import ServerDoor
-from scaleoutd.ipc.messages import Delivered, Forgotten, Released, TaskOffer
+from scaleoutd.ipc.messages import CancelTask, Delivered, Forgotten, Released, TaskOffer
 from scaleoutd.ipc.step import Probed
 from scaleoutd.runner import planner
 from scaleoutd.runner.environments import resolve_environment
@@ -229,7 +229,7 @@ class Runner:
                 os.close(fd)
         else:
             channel.tell(released)
-        delivered = channel.expect(Delivered, timeout_s=DELIVERY_S)
+        delivered = self._delivered(channel)
         run = self.room.runs.find(delivered.run)
         if run is None or delivered.run != released.run:
             raise PeerError(f"cannot forget run {delivered.run}: this connection is about {released.run}")
@@ -248,6 +248,17 @@ class Runner:
         finally:
             run.close()
         channel.tell(Forgotten(run.name))
+
+    @staticmethod
+    def _delivered(channel: Channel) -> Delivered:
+        """What became of the result.  A cancellation that crossed with it comes too late and is passed over."""
+        while True:
+            received = channel.receive(Delivered, CancelTask, timeout_s=DELIVERY_S)
+            if received.descriptors:
+                received.close()
+                raise PeerError("cannot take what became of a result: the message carries descriptors")
+            if isinstance(received.message, Delivered):
+                return received.message
 
     def stop(self, reason: str) -> None:
         try:
