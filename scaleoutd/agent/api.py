@@ -86,8 +86,9 @@ def parse_origin(url: str) -> Origin:
 class Api:
     """One method for each call; see the module for what their errors mean."""
 
-    def __init__(self, origin: Origin, tls: Tls, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, origin: Origin, tls: Tls, timeout_s: float = TIMEOUT_S, scheme: str = "Bearer") -> None:
         self.origin = origin
+        self._scheme = scheme
         self._tls = tls
         self._timeout_s = timeout_s
 
@@ -131,7 +132,7 @@ class Api:
     def _post(self, path: str, body: Mapping[str, Json], bearer: str) -> dict[str, Json]:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
         if bearer:
-            headers["Authorization"] = f"Bearer {bearer}"
+            headers["Authorization"] = f"{self._scheme} {bearer}"
         status, data = self._exchange(self.origin.prefix + path, json.dumps(body).encode(), headers)
         if status != 200:
             raise _refusal(path, status)

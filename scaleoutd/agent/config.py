@@ -21,7 +21,9 @@ class AgentConfig:
     """Everything the agent needs to know.  It holds nothing about the project or the policy.
 
     `token` is an enrollment or refresh token, "" when the one in the state folder is to be used.  `combiner` (HOST:PORT)
-    skips the assignment by the API.  `system_store` lets the system's CAs count when no `ca` is given.
+    skips the assignment by the API.  `system_store` lets the system's CAs count when no `ca` is given.  `api_ca` is the CA of
+    the API when it is another than the combiner's; `api_system_store` lets the system's CAs count for the API alone.
+    `token_cache_dir` is the official client's token cache, kept in step when it is named (tokencache.py).
     """
 
     api_url: Line
@@ -33,11 +35,16 @@ class AgentConfig:
     cert: str = ""
     key: str = ""
     system_store: bool = False
+    api_ca: str = ""
+    api_system_store: bool = False
     client_certificate: Literal["required", "none"] = "required"
     preferred_combiner: Line = ""
     combiner: Line = ""
     client_version: Line = "1.1.0"
     check_compatibility: bool = True
+    auth_scheme: Annotated[str, Text(32, r"[A-Za-z][A-Za-z0-9_-]*")] = "Bearer"
+    status_reporting: bool = True
+    token_cache_dir: str = ""
     poll_interval_ms: Milliseconds = 5000
     heartbeat_interval_ms: Milliseconds = 2000
     backoff_ms: Milliseconds = 1000

@@ -6,9 +6,10 @@ One `open` is one attempt, in the order of PROTOCOL.md section 1; the caller wai
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scaleoutd.agent.api import Api, Assignment, parse_origin
@@ -17,19 +18,22 @@ from scaleoutd.agent.dialects import Dialect
 from scaleoutd.agent.dialects.edge import Edge
 from scaleoutd.agent.pump import Pump
 from scaleoutd.agent.tls import ClientFacts, PeerFacts, Tls, TlsFiles
-from scaleoutd.agent.tokens import TokenKeeper
+from scaleoutd.agent.tokencache import write_tokens
+from scaleoutd.agent.tokens import Cached, TokenKeeper
 from scaleoutd.durable import make_private_folder, replace_file, storage_errors
-from scaleoutd.errors import ConfigError
+from scaleoutd.errors import ConfigError, StorageError
 
 
 @dataclass(frozen=True)
 class LinkEvents:
-    """Who hears what: a TLS connection to the combiner, a new token, a client certificate in use, one that cannot be used."""
+    """Who hears what: a TLS connection to the combiner, a new token, a client certificate in use, one that cannot be used, a
+    token that could not be put where the official client looks for it."""
 
     connected: Callable[[PeerFacts], None]
     renewed: Callable[[], None]
     loaded: Callable[[ClientFacts], None]
     bad_pair: Callable[[ConfigError], None]
+    not_cached: Callable[[StorageError], None] = lambda exc: None
 
 
 class Link:
@@ -46,7 +50,8 @@ class Link:
         )
         self._api_origin = parse_origin(config.api_url)
         self.tls = Tls(files)
-        api = Api(self._api_origin, self.tls)
+        self._api_tls = Tls(_api_files(config, files)) if config.api_ca or config.api_system_store else self.tls
+        api = Api(self._api_origin, self._api_tls, scheme=config.auth_scheme)
         self._api = api
         self.tokens = TokenKeeper(
             api,
@@ -55,6 +60,7 @@ class Link:
             client_id=self._own_id(),
             name=config.name,
             on_renewed=events.renewed,
+            on_saved=self._put_in_cache,
         )
         self._certificate: ClientFacts | None = None
         self.assignment: Assignment | None = None
@@ -78,6 +84,8 @@ class Link:
             client_name=self._config.name or self.assignment.client_id,
             client_version=self._config.client_version,
             check_compatibility=self._config.check_compatibility,
+            auth_scheme=self._config.auth_scheme,
+            status_reporting=self._config.status_reporting,
             poll_interval_ms=self._config.poll_interval_ms,
             heartbeat_interval_ms=self._config.heartbeat_interval_ms,
         )
@@ -91,12 +99,30 @@ class Link:
     def _load_certificate(self) -> None:
         try:
             self.tls.reload()
+            if self._api_tls is not self.tls:
+                self._api_tls.reload()
         except ConfigError as exc:
             self._events.bad_pair(exc)  # the pair before it stays in use
         facts = self.tls.check_dates()
         if facts is not None and facts != self._certificate:
             self._certificate = facts
             self._events.loaded(facts)
+
+    def _put_in_cache(self, tokens: Cached) -> None:
+        """The way back to the official client stays open: the refresh token that counts lies where it looks."""
+        if not self._config.token_cache_dir:
+            return
+        try:
+            write_tokens(
+                Path(self._config.token_cache_dir),
+                tokens.client_id or self._config.client_id,
+                access_token=tokens.access_token,
+                refresh_token=tokens.refresh_token,
+                expires_at_s=tokens.expires_at_s,
+                now_s=time.time(),
+            )
+        except StorageError as exc:
+            self._events.not_cached(exc)
 
     def _own_id(self) -> str:
         """The configured client id, else one that is made once: the combiner must know us again after a restart."""
@@ -124,6 +150,10 @@ class Link:
             combiner=config.preferred_combiner,
             client_version=config.client_version,
         )
+
+
+def _api_files(config: AgentConfig, files: TlsFiles) -> TlsFiles:
+    return replace(files, ca=Path(config.api_ca) if config.api_ca else None, system_store=config.api_system_store)
 
 
 def combiner_name(assignment: Assignment) -> str:

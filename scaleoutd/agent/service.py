@@ -105,7 +105,7 @@ class Agent:
     def __init__(self, config: AgentConfig, door: Door, trail: Trail, log: Log, stop: threading.Event) -> None:
         self._config, self._trail, self._log, self._stop = config, trail, log, stop
         self.spool = Spool(config.state / "spool", self._repaired)
-        self._link = Link(config, LinkEvents(self._on_connected, self._on_renewed, self._on_loaded, self._on_bad_pair))
+        self._link = Link(config, LinkEvents(self._on_connected, self._on_renewed, self._on_loaded, self._on_bad_pair, self._on_not_cached))
         self._session: Dialect | None = None
         self._up, self._lost = threading.Event(), threading.Event()
         self._tell = threading.Event()
@@ -320,6 +320,9 @@ class Agent:
     def _on_bad_pair(self, exc: ConfigError) -> None:
         self._trail.note("credential-refused", code=exc.code, message=exc.message)
         self._log.error("credential-refused", exc)
+
+    def _on_not_cached(self, exc: StorageError) -> None:
+        self._log.warning("token-not-cached", exc)
 
     def _repaired(self, file: str, torn_bytes: int, reason: str) -> None:
         self._trail.note("state-repaired", file=file, torn_bytes=torn_bytes, reason=reason)

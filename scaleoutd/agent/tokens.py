@@ -80,8 +80,8 @@ def claims_of(token: str) -> dict[str, Json]:
 class TokenKeeper:
     """Hands out access tokens; safe for several threads.
 
-    `given` is the token of the command line ("" when the cache must do).  `on_renewed(kind)` is called after a new access
-    token is durable.
+    `given` is the token of the command line ("" when the cache must do).  `on_saved` is called when new tokens are durable,
+    `on_renewed` after that.
     """
 
     def __init__(
@@ -93,12 +93,14 @@ class TokenKeeper:
         client_id: str = "",
         name: str = "",
         on_renewed: Callable[[], None] = lambda: None,
+        on_saved: Callable[[Cached], None] = lambda cached: None,
         now_s: Callable[[], float] = time.time,
         monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api, self._path, self._given = api, path, given
         self._client_id, self._name = client_id, name
-        self._on_renewed, self._now_s, self._monotonic_s = on_renewed, now_s, monotonic_s
+        self._on_renewed, self._on_saved = on_renewed, on_saved
+        self._now_s, self._monotonic_s = now_s, monotonic_s
         self._lock = threading.Lock()
         self._not_before_s = 0.0
         self._trouble: TransportError | None = None
@@ -184,6 +186,8 @@ class TokenKeeper:
         """Until this has worked nobody gets the token: rule 2."""
         replace_file(self._path, strictjson.canonical(records.encode(self._cached)), mode=0o600)
         self._unsaved = False
+        if self._cached is not None:
+            self._on_saved(self._cached)
 
     def _expiry(self, tokens: Tokens) -> int:
         try:

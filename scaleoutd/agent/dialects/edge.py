@@ -89,12 +89,15 @@ class Edge:
         client_name: str,
         client_version: str,
         check_compatibility: bool = True,
+        auth_scheme: str = "Bearer",
+        status_reporting: bool = True,
         poll_interval_ms: int = 5000,
         heartbeat_interval_ms: int = 2000,
     ) -> None:
         self._pump, self._tokens = pump, tokens
         self._client_id, self._client_name, self._version = client_id, client_name, client_version
         self._check_compatibility = check_compatibility
+        self._auth_scheme, self._status_reporting = auth_scheme, status_reporting
         self._poll_interval_ms, self._heartbeat_interval_ms = poll_interval_ms, heartbeat_interval_ms
         self._connections = 0
         self._told: deque[Any] = deque(maxlen=16)
@@ -239,6 +242,8 @@ class Edge:
         self._call(methods.SEND_MODEL_VALIDATION, message, CALL_TIMEOUT_S)
 
     def tell_status(self, text: str, *, audit: bool) -> None:
+        if not self._status_reporting:
+            return
         level = edge.AUDIT if audit else edge.INFO
         message = edge.Status(client_id=self._client_id, status=text, log_level=level, type="MODEL_UPDATE")
         message.timestamp.GetCurrentTime()
@@ -272,7 +277,7 @@ class Edge:
             ("client", self._client_id),
             ("client-id", self._client_id),
             ("name", self._client_name),
-            ("authorization", f"Bearer {self._token}"),
+            ("authorization", f"{self._auth_scheme} {self._token}"),
         ]
 
     def _error(self, what: str, exc: grpc.RpcError) -> ScaleoutError:
