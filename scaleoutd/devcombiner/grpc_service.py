@@ -44,6 +44,7 @@ class EdgeService:
         self._faults = faults
         self._admission = admission
         self._transfer = Transfer(store, faults, cut)
+        self.streams = self._transfer.streams
 
     def handlers(self, closing: threading.Event) -> list[grpc.GenericRpcHandler[Any, Any]]:
         """What `grpc.Server.add_generic_rpc_handlers` takes."""

@@ -86,6 +86,17 @@ class ValidationRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Stream:
+    """A transfer that came to its end: "download" or "upload" of a model, its bytes, from the first word to the last."""
+
+    kind: str
+    model_id: str
+    size_bytes: int
+    began_at_s: float
+    ended_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class TaskTiming:
     """When a task left and when its result and its last report came; None = never."""
 

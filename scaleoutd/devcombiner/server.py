@@ -39,7 +39,7 @@ from scaleoutd.devcombiner.listeners import (
 )
 from scaleoutd.devcombiner.models import ModelStore
 from scaleoutd.devcombiner.npz import FlatArray, read_npz
-from scaleoutd.devcombiner.records import RoundRecord, UpdateRecord, ValidationRecord
+from scaleoutd.devcombiner.records import RoundRecord, Stream, UpdateRecord, ValidationRecord
 from scaleoutd.devcombiner.rest import Assignment, RestApi, RestServer
 from scaleoutd.devcombiner.rounds import Session, SessionPlan, keep_model
 from scaleoutd.devcombiner.tokens import CLIENT_REFRESH, ENROLLMENT, USER_REFRESH, TokenOffice
@@ -165,6 +165,11 @@ class DevCombiner:
         """(certificate, key) as PEM files."""
         issued = (self.other_ca if other_ca else self.ca).issue_client(name, expired=expired)
         return issued.certificate, issued.key
+
+    @property
+    def streams(self) -> list[Stream]:
+        """Every model transfer that came to its end, in that order."""
+        return self._service.streams
 
     # -- work ---------------------------------------------------------------------------------------------------------
 

@@ -9,12 +9,14 @@ Source: PROTOCOL.md section 1, point 8.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import grpc
 
 from scaleoutd.devcombiner.faults import Faults
 from scaleoutd.devcombiner.models import CHUNK_BYTES, ModelStore
+from scaleoutd.devcombiner.records import Stream
 from scaleoutd.errors import FormatError, TransportError
 from scaleoutd.proto import edge_pb2 as edge
 
@@ -26,9 +28,11 @@ class Transfer:
         self._store = store
         self._faults = faults
         self._cut = cut
+        self.streams: list[Stream] = []
 
     def download(self, request: edge.ModelRequest, context: grpc.ServicerContext) -> Iterator[edge.FileChunk]:
         """The model's bytes; NOT_FOUND when there is no such model."""
+        began_s = time.monotonic()
         model = self._store.find(request.model_id)
         if model is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"there is no model {request.model_id!r}")
@@ -46,9 +50,11 @@ class Transfer:
         checksum = hashlib.sha256(b"other").hexdigest() if self._faults.use("wrong_checksums") else digest.hexdigest()
         if not self._faults.omit_checksum:
             context.set_trailing_metadata((("checksum", checksum),))
+        self.streams.append(Stream("download", request.model_id, sent_bytes, began_s, time.monotonic()))
 
     def upload(self, chunks: Iterator[edge.FileChunk], context: grpc.ServicerContext) -> edge.ModelResponse:
         """Keeps the stream under the id that the client chose."""
+        began_s = time.monotonic()
         metadata = {key: value for key, value in context.invocation_metadata() if isinstance(value, str)}
         model_id, checksum = metadata.get("model-id", ""), metadata.get("checksum", "")
         if not model_id or not checksum:
@@ -57,6 +63,7 @@ class Transfer:
             model = self._store.receive(model_id, self._limited(chunks, context), checksum)
         except (FormatError, TransportError) as exc:
             return edge.ModelResponse(status=edge.FAILED, message=str(exc))
+        self.streams.append(Stream("upload", model_id, model.size_bytes, began_s, time.monotonic()))
         if self._faults.use("refuse_uploads"):
             return edge.ModelResponse(status=edge.FAILED, message="fault: upload refused")
         return edge.ModelResponse(status=edge.OK, message=f"{model.size_bytes} bytes")
