@@ -130,7 +130,9 @@ def test_disk_filler_ends_at_the_scratch_limit(place: Place) -> None:
 
 
 def test_sparse_files_count_with_their_apparent_size(place: Place) -> None:
-    code = "import os, time\nfor n in range(8):\n  os.truncate(os.open(f'f{n}', os.O_CREAT | os.O_WRONLY), 32 << 20)\ntime.sleep(20)"
+    code = (
+        "import os, time\nfor n in range(8):\n  os.truncate(os.open(f'f{n}', os.O_CREAT | os.O_WRONLY), 32 << 20)\ntime.sleep(20)"
+    )
     done = place.run(code, limits={"scratch_bytes": 100 * MIB})
     assert (done.result.ended, done.result.code) == ("limit", "limit-scratch")
 

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs that are not plain files, and processes that want to outlive their run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scaleoutd.core.plan import GateRules, ModelRules
+from scaleoutd.errors import ScaleoutError
+from tests.attack.arena import USER
+from tests.step_client import MIB, PYTHON, StepClient, plan_for
+from tests.unit.step.models import npy, npz
+
+WEIGHTS = npz({"0": npy("<f4", (3,), bytes(12))})
+WRITE = f"import os; w = {WEIGHTS!r}; P = '/scratch/out/model.npz'; M = P + '-metadata'\n"
+WRITE_METADATA = "open(M, 'w').write('{\"num_examples\": 3}')\n"
+RULES = GateRules("train", MIB, model=ModelRules(("npz",), MIB))
+
+
+@pytest.fixture(params=("root", "user") if os.geteuid() == 0 else ("user",))
+def place(request: pytest.FixtureRequest) -> Iterator[tuple[StepClient, Path]]:
+    with tempfile.TemporaryDirectory(prefix="scaleoutd-outputs-") as name:
+        folder = Path(name)
+        uid = USER if request.param == "user" and os.geteuid() == 0 else None
+        if uid is not None:
+            os.chown(folder, uid, uid)
+        with StepClient(uid=uid) as client:
+            yield client, folder / "scratch"
+
+
+def gate(place: tuple[StepClient, Path], code: str) -> str:
+    """Runs `code` and gates its outputs; "ok" or the code of the error."""
+    client, scratch = place
+    done = client.execute(plan_for(scratch, [PYTHON, "-c", WRITE + code]))
+    assert done.result.exit_status == 0, done.output
+    with tempfile.TemporaryDirectory() as name:
+        model = Path(name) / "received"
+        model.write_bytes(WEIGHTS)
+        fd = os.open(model, os.O_RDONLY)
+        try:
+            facts, weights = client.gate(plan_for(scratch, ["true"]), RULES, fd)
+        except ScaleoutError as exc:
+            return exc.code
+        finally:
+            os.close(fd)
+        assert weights is not None
+        with os.fdopen(weights, "rb") as file:
+            assert file.read() == WEIGHTS
+        assert json.loads(facts.metadata) == {"num_examples": 3}
+        return "ok"
+
+
+def test_control_plain_files_pass(place: tuple[StepClient, Path]) -> None:
+    assert gate(place, "open(P, 'wb').write(w)\n" + WRITE_METADATA) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("os.symlink('/etc/passwd', P)", "output-unsafe"),
+        ("open('/scratch/w', 'wb').write(w); os.symlink('/scratch/w', P)", "output-unsafe"),
+        ("os.rmdir('/scratch/out'); os.symlink('/usr', '/scratch/out'); raise SystemExit(0)", "output-unsafe"),
+        ("os.rmdir('/scratch/out'); open('/scratch/out', 'w'); raise SystemExit(0)", "output-unsafe"),
+        ("open(P, 'wb').write(w); os.link(P, '/scratch/other')", "output-unsafe"),
+        ("os.mkdir(P)", "output-unsafe"),
+        ("import socket; s = socket.socket(socket.AF_UNIX); s.bind(P)", "output-unsafe"),
+        ("open(P, 'wb').write(w); os.chmod(P, 0)", "output-unsafe"),
+        (
+            "open(P, 'wb').truncate(1 << 40) if False else os.truncate(os.open(P, os.O_CREAT | os.O_WRONLY), 60 << 20)",
+            "limit-output",
+        ),
+        ("pass", "output-missing"),
+        ("open(P, 'wb').write(w[:-9])", "output-invalid"),
+        ("open(P, 'wb').write(b'')", "model-format-denied"),
+        ("open(P, 'wb').write(w.replace(b'<f4', b'<i4'))", "output-shape"),
+    ],
+)
+def test_output_that_is_no_plain_file_is_refused(place: tuple[StepClient, Path], code: str, expected: str) -> None:
+    assert gate(place, code if "SystemExit" in code else code + "\n" + WRITE_METADATA) == expected
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"num_examples": 0}', '{"num_examples": true}', '{"num_examples": 1.5}', "{}",
+                                  '{"num_examples": 1, "num_examples": 2}', '{"num_examples": 1, "loss": NaN}'])  # fmt: skip
+def test_metadata_that_is_not_what_the_contract_demands_is_refused(place: tuple[StepClient, Path], text: str) -> None:
+    assert gate(place, f"open(P, 'wb').write(w); open(M, 'w').write({text!r})") == "metrics-invalid"
+
+
+def test_fifo_as_output_cannot_be_made_and_does_not_hang(place: tuple[StepClient, Path]) -> None:
+    code = "try: os.mkfifo(P)\nexcept PermissionError: pass\n"
+    assert gate(place, code + WRITE_METADATA) == "output-missing"
+
+
+def test_output_is_not_replaced_while_it_is_collected(place: tuple[StepClient, Path]) -> None:
+    """A daemon that swaps the output for ever is dead before the first byte is collected."""
+    code = (
+        "open(P, 'wb').write(w)\n" + WRITE_METADATA + "if os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0:\n"
+        "    while True:\n      open('/scratch/n', 'wb').write(b'evil'); os.rename('/scratch/n', P); os.symlink('/etc/passwd', P + '2')\n"
+        "os._exit(0)\n"
+    )
+    client, scratch = place
+    done = client.execute(plan_for(scratch, [PYTHON, "-c", WRITE + code]))
+    assert done.result.exit_status == 0
+    first = (scratch / "out/model.npz").read_bytes()
+    assert first in (WEIGHTS, b"evil", b"")
+    time.sleep(0.05)
+    assert (scratch / "out/model.npz").read_bytes() == first
+
+
+def _alive(marker: str) -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and marker.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
+                found.append(int(name))
+        except OSError:
+            continue
+    return [pid for pid in found if pid != os.getpid()]
+
+
+DAEMON = """
+import os, signal, sys, time
+for n in (1, 2, 3, 15): signal.signal(n, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(600)
+    os._exit(0)
+time.sleep({sleep})
+"""
+
+
+def _start(client: StepClient, scratch: Path, marker: str, sleep: float) -> None:
+    with tempfile.TemporaryFile() as log:
+        client.start(plan_for(scratch, [PYTHON, "-c", DAEMON.format(sleep=sleep), marker]), log.fileno())
+
+
+def _wait_until_gone(marker: str) -> float:
+    start = time.monotonic()
+    while _alive(marker) and time.monotonic() - start < 10:
+        time.sleep(0.005)
+    assert not _alive(marker)
+    return time.monotonic() - start
+
+
+def _wait_until_alive(marker: str, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while len(_alive(marker)) < count and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert len(_alive(marker)) >= count
+
+
+def test_daemon_does_not_survive_the_main_process(place: tuple[StepClient, Path]) -> None:
+    client, scratch = place
+    marker = f"marker-{os.urandom(6).hex()}"
+    _start(client, scratch, marker, 0.3)
+    _wait_until_alive(marker, 2)  # the control: it lives while the step lives
+    assert client.finish().killed_processes >= 1
+    assert not _alive(marker)
+
+
+def test_cancel_kills_all_of_the_run(place: tuple[StepClient, Path]) -> None:
+    client, scratch = place
+    marker = f"marker-{os.urandom(6).hex()}"
+    _start(client, scratch, marker, 60)
+    _wait_until_alive(marker, 2)
+    client.cancel()
+    result = client.finish()
+    assert (result.ended, result.code) == ("cancelled", "step-cancelled")
+    assert not _alive(marker)
+
+
+def test_end_of_the_connection_kills_all_of_the_run(place: tuple[StepClient, Path]) -> None:
+    client, scratch = place
+    marker = f"marker-{os.urandom(6).hex()}"
+    _start(client, scratch, marker, 60)
+    _wait_until_alive(marker, 2)
+    assert client.close() == 0
+    assert not _alive(marker)
+    assert os.listdir(scratch) == []
+
+
+def test_killed_launcher_leaves_nothing_of_the_run(place: tuple[StepClient, Path]) -> None:
+    client, scratch = place
+    marker = f"marker-{os.urandom(6).hex()}"
+    _start(client, scratch, marker, 60)
+    _wait_until_alive(marker, 2)
+    os.kill(client.process.pid, signal.SIGKILL)
+    _wait_until_gone(marker)
