@@ -16,6 +16,7 @@ from scaleoutd.errors import FormatError
 
 MAX_PATTERNS = 512
 MAX_PATTERN_CHARS = 256
+MAX_DOUBLE_STARS = 2
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class _Rule:
     regex: re.Pattern[str]
     folders_only: bool
     ignores: bool
+    whole_path: bool  # else the name alone
 
 
 class IgnoreRules:
@@ -36,8 +38,11 @@ class IgnoreRules:
     def ignores(self, path: str, *, is_folder: bool) -> bool:
         """Whether `path` itself is ignored; its parents are the caller's walk."""
         decision = False
+        name = path.rpartition("/")[2]
         for rule in self._rules:
-            if rule.ignores != decision and (is_folder or not rule.folders_only) and rule.regex.fullmatch(path):
+            if rule.ignores == decision or (rule.folders_only and not is_folder):
+                continue
+            if rule.regex.fullmatch(path if rule.whole_path else name):
                 decision = rule.ignores
         return decision
 
@@ -67,39 +72,49 @@ def _rule(pattern: str) -> _Rule | None:
     body = body.lstrip("/")
     if not body:
         return None
-    text = _translate(body)
-    return _Rule(re.compile(text if anchored else f"(?:.*/)?{text}", re.DOTALL), folders_only, ignores)
+    return _Rule(re.compile(_translate(body), re.DOTALL), folders_only, ignores, anchored)
 
 
 def _translate(body: str) -> str:
+    """The regular expression of a pattern.  `**` counts as a component of its own only."""
+    components = body.split("/")
+    if components.count("**") > MAX_DOUBLE_STARS:
+        raise _refuse(f"{body!r} has more than {MAX_DOUBLE_STARS} times **")
     parts: list[str] = []
-    index = 0
-    while index < len(body):
-        char = body[index]
-        if body.startswith("**/", index) and (index == 0 or body[index - 1] == "/"):
-            parts.append("(?:.*/)?")
-            index += 3
-            continue
-        if body[index:] == "**" and (index == 0 or body[index - 1] == "/"):
-            parts.append(".+")
-            break
-        if char == "*":
-            # Runs of stars would make the regular expression slow: one means the same.
-            while index + 1 < len(body) and body[index + 1] == "*":
-                index += 1
-            parts.append("[^/]*")
-        elif char == "?":
-            parts.append("[^/]")
-        elif char == "[":
-            text, index = _char_class(body, index)
-            parts.append(text)
-        elif char == "\\" and index + 1 < len(body):
-            index += 1
-            parts.append(re.escape(body[index]))
+    for index, component in enumerate(components):
+        is_last = index == len(components) - 1
+        if component == "**":
+            parts.append(".+" if is_last else "(?:.*/)?")
         else:
-            parts.append(re.escape(char))
-        index += 1
+            parts.append(_translate_component(component) + ("" if is_last else "/"))
     return "".join(parts)
+
+
+def _translate_component(component: str) -> str:
+    """Stars but the last are atomic: taking the first place where what follows fits is always right within a component, and
+    without it a pattern of many stars would be tried in exponentially many ways.
+    """
+    fixed: list[str] = [""]
+    index = 0
+    while index < len(component):
+        char = component[index]
+        if char == "*":
+            if index == 0 or component[index - 1] != "*" or component[index - 2 : index] == "\\*":
+                fixed.append("")
+        elif char == "?":
+            fixed[-1] += "[^/]"
+        elif char == "[":
+            text, index = _char_class(component, index)
+            fixed[-1] += text
+        elif char == "\\" and index + 1 < len(component):
+            index += 1
+            fixed[-1] += re.escape(component[index])
+        else:
+            fixed[-1] += re.escape(char)
+        index += 1
+    if len(fixed) == 1:
+        return fixed[0]
+    return fixed[0] + "".join(f"(?>[^/]*?{text})" for text in fixed[1:-1]) + "[^/]*" + fixed[-1]
 
 
 def _char_class(body: str, start: int) -> tuple[str, int]:

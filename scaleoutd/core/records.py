@@ -79,17 +79,18 @@ def decode(cls: type[T], value: Json, where: str = "") -> T:
     where = where or cls.__name__
     if not isinstance(value, dict):
         raise _refuse(where, f"must be an object, found {_kind(value)}")
+    fields = _fields(cast("Any", cls))
+    known = {key for _, key, _, _ in fields}
+    # Before what is missing: a misspelt key is both, and its own name says more.
+    unknown = sorted(set(value) - known)
+    if unknown:
+        raise _refuse(f"{where}.{unknown[0][:64]}", f"is unknown; known are {', '.join(sorted(known))}")
     values: dict[str, Any] = {}
-    known: set[str] = set()
-    for name, key, annotation, required in _fields(cast("Any", cls)):
-        known.add(key)
+    for name, key, annotation, required in fields:
         if key in value:
             values[name] = _decode_value(annotation, value[key], f"{where}.{key}")
         elif required:
             raise _refuse(f"{where}.{key}", "is missing")
-    unknown = sorted(set(value) - known)
-    if unknown:
-        raise _refuse(f"{where}.{unknown[0][:64]}", f"is unknown; known are {', '.join(sorted(known))}")
     return cls(**values)
 
 
