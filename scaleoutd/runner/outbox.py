@@ -13,14 +13,20 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from typing import Self
 
 from scaleoutd.core.container import container_around
 from scaleoutd.durable import make_private_folder, storage_errors, sync_folder, write_all
 from scaleoutd.errors import OutputError, StorageError
 from scaleoutd.runner.receive import BUFFER_BYTES, hash_descriptor
+
+WRITE_BEHIND_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -107,13 +113,7 @@ def _write_container(path: Path, weights: int, model_id: str, helper_type: str) 
     try:
         write_all(fd, container.head)
         digest.update(container.head)
-        buffer = memoryview(bytearray(BUFFER_BYTES))
-        copied = check = 0
-        while count := os.preadv(weights, [buffer], copied):
-            write_all(fd, buffer[:count])
-            digest.update(buffer[:count])
-            check = zlib.crc32(buffer[:count], check)
-            copied += count
+        copied, check = _copy_weights(weights, fd, digest)
         # Nothing of the run is alive by now; a difference means that something wrote to it all the same.
         if (copied, check) != (size, crc):
             raise OutputError("cannot collect the weights: they changed while they were copied", code="output-unsafe")
@@ -123,6 +123,78 @@ def _write_container(path: Path, weights: int, model_id: str, helper_type: str) 
     finally:
         os.close(fd)
     return container.size_bytes, digest.hexdigest()
+
+
+def _copy_weights(source: int, target: int, digest: hashlib._Hash) -> tuple[int, int]:
+    """Appends `source` to `target` and to `digest`; the bytes copied and their CRC-32.
+
+    A large file is hashed by a thread beside the writes (hashlib and write(2) release the interpreter lock), and the disk
+    begins while the copy goes on.
+    """
+    buffer = memoryview(bytearray(BUFFER_BYTES))
+    copied = check = started = 0
+    with _Beside(digest.update) as hasher:
+        while count := os.preadv(source, [buffer], copied):
+            data = buffer[:count]
+            hasher.begin(data)
+            write_all(target, data)
+            check = zlib.crc32(data, check)
+            hasher.wait()
+            copied += count
+            if copied - started >= WRITE_BEHIND_BYTES:
+                # Linux starts to write dirty pages of a range that is "not needed" and drops only clean ones, of which there
+                # are none yet: the fsync at the end then waits for the last few MiB and not for all.
+                os.posix_fadvise(target, started, copied - started, os.POSIX_FADV_DONTNEED)
+                started = copied
+    return copied, check
+
+
+class _Beside:
+    """Does `work` on one piece at a time, a full one in a thread beside the caller; a small one is not worth it.
+
+    concurrent.futures would do and costs an idle runner the memory of the logging package.
+    """
+
+    def __init__(self, work: Callable[[memoryview], object]) -> None:
+        self._work = work
+        self._pieces: SimpleQueue[memoryview | None] = SimpleQueue()
+        self._done: SimpleQueue[BaseException | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._open = False
+
+    def begin(self, piece: memoryview) -> None:
+        if len(piece) < BUFFER_BYTES:
+            self._work(piece)
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="hash")
+            self._thread.start()
+        self._pieces.put(piece)
+        self._open = True
+
+    def wait(self) -> None:
+        """Until the piece is worked on; raises what the work raised."""
+        if self._open:
+            self._open = False
+            failure = self._done.get()
+            if failure is not None:
+                raise failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._thread is not None:
+            self._pieces.put(None)
+            self._thread.join()
+
+    def _serve(self) -> None:
+        while (piece := self._pieces.get()) is not None:
+            try:
+                self._work(piece)
+                self._done.put(None)
+            except BaseException as exc:  # noqa: BLE001  raised again in the caller's thread
+                self._done.put(exc)
 
 
 def _crc32_of(fd: int) -> tuple[int, int]:

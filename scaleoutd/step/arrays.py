@@ -3,7 +3,8 @@
 
 A float has all exponent bits set exactly when it is an infinity or a NaN (IEEE 754).  The byte that holds most of the
 exponent is cut out of a chunk with one stride slice and searched for the few values that could mean that; ordinary weights
-never have them, and only a chunk that has one is looked at number by number.
+never have them.  Only in a chunk that has one is the byte below looked at too: both are translated to 0 and 1, and the two
+chunks ANDed as one long integer, so that numbers chosen to be slow cost five times as much and not a hundred times.
 """
 
 from __future__ import annotations
@@ -76,10 +77,10 @@ def chunk_is_finite(data: bytes, kind: FloatKind, big_endian: bool = False) -> b
     if not _may_hold(top, kind.top):
         return True
     below = data[1::width] if big_endian else data[width - 2 :: width]
-    for high, low in zip(top, below, strict=False):
-        if high & kind.top == kind.top and low & kind.below == kind.below:
-            return False
-    return True
+    whole = min(len(top), len(below))
+    highs = int.from_bytes(top[:whole].translate(_MARKS[kind.top]), "little")
+    lows = int.from_bytes(below[:whole].translate(_MARKS[kind.below]), "little")
+    return not highs & lows
 
 
 def _may_hold(top: bytes, mask: int) -> bool:
@@ -87,4 +88,6 @@ def _may_hold(top: bytes, mask: int) -> bool:
     return any(bytes((value,)) in top for value in _SUSPECTS[mask])
 
 
+_MASKS = {mask for kind in FLOATS.values() for mask in (kind.top, kind.below)}
+_MARKS = {mask: bytes(value & mask == mask for value in range(256)) for mask in _MASKS}
 _SUSPECTS = {mask: tuple(v for v in range(256) if v & mask == mask) for mask in {kind.top for kind in FLOATS.values()}}
