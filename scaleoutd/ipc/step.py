@@ -3,6 +3,7 @@
 
 One connection is one instance is one task: hello, then in this order
     Probe → Probed                          at start-up, on an instance of its own
+    Clean → Cleaned                         on an instance of its own: what a killed instance left in its slot's scratch
     Inspect + [model] → Inspected
     Execute + [log, terminal?] → Started, then Ended       (Cancel may come in between)
     Gate + [model] → Gated + [weights?]     files opened by a child of the step's uid, read-only
@@ -38,6 +39,20 @@ class Probed:
     outcomes: tuple[Enforcement, ...]
     filter_sha256: str = ""
     landlock_abi: Natural = 0
+
+
+@message("clean")
+@dataclass(frozen=True)
+class Clean:
+    """Empty the scratch folder of the plan's slot, as the slot's user: its instance was killed before it could."""
+
+    plan: SandboxPlan
+
+
+@message("cleaned")
+@dataclass(frozen=True)
+class Cleaned:
+    pass
 
 
 @message("inspect")

@@ -8,6 +8,7 @@ policy.  Each task gets a slot, a step uid of its own, that is free again only w
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from scaleoutd.ipc.channel import Channel, Received
 from scaleoutd.ipc.doors import ClientDoor
 from scaleoutd.ipc.step import (
     CancelStep,
+    Clean,
+    Cleaned,
     Ended,
     Execute,
     Gate,
@@ -45,6 +48,7 @@ class Instance:
     channel: Channel
     slot: int
     _on_close: Callable[[Instance], None]
+    plan: SandboxPlan | None = None  # what was executed here
 
     def probe(self, plan: SandboxPlan) -> Probed:
         return self.channel.ask(Probe(plan), Probed, timeout_s=PROBE_S)
@@ -54,6 +58,7 @@ class Instance:
 
     def execute(self, plan: SandboxPlan, log: int, terminal: int | None) -> None:
         """Starts the step; `ended` waits for it."""
+        self.plan = plan
         descriptors = [log] if terminal is None else [log, terminal]
         self.channel.ask(Execute(plan, terminal is not None), Started, descriptors=descriptors, timeout_s=PROBE_S)
 
@@ -167,7 +172,27 @@ class Instances:
             # Our end says no more; the launcher kills what runs, empties the scratch folder and closes its end.
             channel.connection.shut()
             channel.connection.drain(GRACE_S)
+            if instance.plan is not None and has_left_overs(instance.plan):
+                self._clean(instance.plan)
         finally:
             channel.close()
             with self._lock:
                 self._busy.discard(instance.slot)
+
+    def _clean(self, plan: SandboxPlan) -> None:
+        """An instance that was killed leaves its scratch folder as it was, and only the slot's user may empty it."""
+        channel = self._connect()
+        try:
+            channel.ask(Clean(plan), Cleaned, timeout_s=GRACE_S)
+        finally:
+            channel.close()
+
+
+def has_left_overs(plan: SandboxPlan) -> bool:
+    """Whether something lies in the scratch folder; True when this room may not even look."""
+    try:
+        return bool(os.listdir(plan.scratch))
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True

@@ -99,6 +99,8 @@ class Outbox:
 
     def remove(self, run: str) -> None:
         """Forgets a result; one that is not there is no error."""
+        if not (self.folder / run).exists():
+            return
         with storage_errors(f"remove the outbox of {run}"):
             shutil.rmtree(self.folder / run, ignore_errors=True)
             sync_folder(self.folder)

@@ -111,6 +111,8 @@ class Runner:
                 if run.torn_bytes:
                     self.room.ledger.record("state-repaired", file=f"runs/{run.name}/state", torn_bytes=run.torn_bytes)
                 self._interrupt(run)
+                if run.state in ("forgotten", "failed"):
+                    self.room.outbox.remove(run.name)  # a crash may have come between the state and this
             finally:
                 run.close()
 

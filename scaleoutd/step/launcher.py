@@ -26,6 +26,8 @@ from scaleoutd.ipc.step import (
     RESULT_OUTPUT,
     TRAIN_METADATA,
     TRAIN_OUTPUT,
+    Clean,
+    Cleaned,
     Ended,
     Execute,
     Gate,
@@ -73,7 +75,7 @@ class Launcher:
         try:
             self._channel.greet("step", {"filter": self._filters.step_sha256})
             while True:
-                received = self._channel.receive(Probe, Inspect, Execute, Gate)
+                received = self._channel.receive(Probe, Clean, Inspect, Execute, Gate)
                 try:
                     self._answer(received)
                 finally:
@@ -87,6 +89,7 @@ class Launcher:
     def _answer(self, received: Received) -> None:
         handlers: dict[type[Any], Callable[[Received], None]] = {
             Probe: self._probe,
+            Clean: self._clean,
             Inspect: self._inspect,
             Execute: self._execute,
             Gate: self._gate,
@@ -97,6 +100,12 @@ class Launcher:
             if isinstance(exc, PeerError) and exc.code == "peer-closed":
                 raise
             self._channel.tell(Refused.of(exc))
+
+    def _clean(self, received: Received) -> None:
+        request: Clean = received.message
+        self._prepare_scratch(request.plan, confine.identity_of_slot(request.plan.slot))
+        self._clean_up()
+        self._channel.tell(Cleaned())
 
     def _inspect(self, received: Received) -> None:
         request: Inspect = received.message

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from scaleoutd.core.envelope import STATEMENT_TYPE, serialise_envelope, sign_payload
 from scaleoutd.core.keys import public_key_of
-from scaleoutd.core.manifest import MANIFEST_NAME, FileEntry, Manifest, manifest_payload
+from scaleoutd.core.manifest import MANIFEST_NAME, Expected, FileEntry, Manifest, manifest_payload
 from scaleoutd.core.trust import Role, TrustedKey, TrustRoot, sign_trust_root
 from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.records import TRAIN as TRAIN_TASK
@@ -66,6 +66,7 @@ class Project:
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
     name: str = "echo"
     version: int = 1
+    data_sets: tuple[str, ...] = ()
 
     def write(self, train_body: str = "", validate: str = VALIDATE) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -89,6 +90,7 @@ class Project:
             expires_ms=now_ms() + YEAR_MS,
             files=tuple(files),
             steps={"train": ("python", "train.py"), "validate": ("python", "validate.py")},
+            data_sets={data_set: Expected() for data_set in self.data_sets},
         )
         return replace(made, **changes)
 
@@ -167,12 +169,12 @@ class NodeProcess:
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, wanted: str, timeout_s: float = 60) -> str:
-        """The first line that holds `wanted`; waits for it."""
+    def wait_for(self, wanted: str, timeout_s: float = 60, after: int = 0) -> str:
+        """The first line that holds `wanted`, from line `after` on; waits for it."""
         deadline = time.monotonic() + timeout_s
         with self._arrived:
             while True:
-                for line in self.lines:
+                for line in self.lines[after:]:
                     if wanted in line:
                         return line
                 left = deadline - time.monotonic()

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node with fault points, a combiner with fault points, and what a test does with them: arm, wait, kill, let go."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scaleoutd.core.manifest import Expected
+from scaleoutd.devcombiner.npz import flat, write_npz
+from scaleoutd.devcombiner.server import DevCombiner
+from tests.e2e.site import ROOT, NodeProcess, Site, events
+
+NAME = "ward-7"
+SMALL = write_npz({"0": flat("f8", (3,), [1.0, 2.0, 3.0])})
+# Some chunks of 1 MiB: a stream with a middle.
+LARGE = write_npz({"0": flat("f8", (400_000,), [0.25] * 400_000)})
+
+# Waits while the data set has a file `hold`, and says so on the terminal.
+WAITING_STEP = """\
+import os, time
+if os.path.exists(os.environ["SCALEOUTD_DATA_GATE"] + "/hold"):
+    print("the step waits")
+    while os.path.exists(os.environ["SCALEOUTD_DATA_GATE"] + "/hold"):
+        time.sleep(0.01)
+"""
+WAIT_S = 30.0
+
+
+def wait_for(predicate: Callable[[], Any], what: Callable[[], object], timeout_s: float = WAIT_S) -> None:
+    """Returns when `predicate` holds; for what shows in files and in /proc only."""
+    deadline = time.monotonic() + timeout_s
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what()}")
+        time.sleep(0.005)
+
+
+class HeldCombiner(DevCombiner):
+    """A combiner that stops in the middle of a call: `arm` a point, `wait` until a call stands there, `go`.
+
+    download   after the first chunk of a model was sent
+    upload     after the first chunk of an update came
+    announced  the update counts, the answer is not sent
+    report     a report with done=true came and is not taken
+    reported   it is taken, the answer is not sent
+    """
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self._armed: set[str] = set()
+        self._reached = {name: threading.Event() for name in ("download", "upload", "announced", "report", "reported")}
+        self._go = {name: threading.Event() for name in self._reached}
+        self.on_result: Callable[[str], None] = lambda model_update_id: None
+        service: Any = self._service
+        self._hold_transfers(service._transfer)
+        poll, show = service._poll, service._show
+
+        def held_poll(request: Any, context: Any, caller: Any) -> Any:
+            done = any(report.done for report in request.reports)
+            if done:
+                self._reach("report")
+            answer = poll(request, context, caller)
+            if done:
+                self._reach("reported")
+            return answer
+
+        def held_show(method: Any, when: str, context: Any) -> None:
+            if method.name == "SendModelUpdate" and when == "after":
+                self._reach("announced")
+            show(method, when, context)
+
+        service._poll, service._show = held_poll, held_show
+
+    def _hold_transfers(self, transfer: Any) -> None:
+        padded, limited, upload = transfer._padded, transfer._limited, transfer.upload
+
+        def held_padded(chunks: Any, size_bytes: int) -> Iterator[bytes]:
+            for chunk in padded(chunks, size_bytes):
+                yield chunk
+                self._reach("download")
+
+        def held_limited(chunks: Any, context: Any) -> Iterator[bytes]:
+            for chunk in limited(chunks, context):
+                yield chunk
+                self._reach("upload")
+
+        def watched_upload(chunks: Any, context: Any) -> Any:
+            self.on_result(str(dict(context.invocation_metadata()).get("model-id", "")))
+            return upload(chunks, context)
+
+        transfer._padded, transfer._limited, transfer.upload = held_padded, held_limited, watched_upload
+
+    def _reach(self, name: str) -> None:
+        if name in self._armed:
+            self._armed.discard(name)
+            self._reached[name].set()
+            self._go[name].wait(WAIT_S)
+
+    def arm(self, name: str) -> None:
+        self._reached[name].clear()
+        self._go[name].clear()
+        self._armed.add(name)
+
+    def wait_reached(self, name: str) -> None:
+        assert self._reached[name].wait(WAIT_S), f"no call came to {name}"
+
+    def go(self) -> None:
+        """Every call goes on."""
+        self._armed.clear()
+        for event in self._go.values():
+            event.set()
+
+    def stop(self) -> None:
+        self.go()
+        super().stop()
+
+
+class FaultNode(NodeProcess):
+    """`scaleoutd client start` whose rooms have the points of folder `points`."""
+
+    def __init__(self, points: Path, arguments: list[str], token: str) -> None:
+        self.points = points
+        super().__init__(arguments, token)
+
+    def __post_init__(self) -> None:
+        environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
+        environment["SCALEOUT_AUTH_TOKEN"] = self.token
+        command = [sys.executable, "-m", "tests.fault.parent", str(self.points), "client", "start", *self.arguments]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment
+        )
+        self.lines: list[str] = []
+        self._arrived = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def launchers(self) -> list[int]:
+        """Step instances of this node, the spare included."""
+        return [pid for pid, parent, command in processes() if parent == self.process.pid and "scaleoutd.step" in command]
+
+    def kill(self, victim: str) -> None:
+        """kill -9 of a room, of every step instance (`step`), or of the parent; returns when it is dead."""
+        pids = {"step": self.launchers, "parent": lambda: [self.process.pid]}.get(victim, lambda: [self.children()[victim]])()
+        assert pids, f"there is no {victim} to kill"
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        if victim == "parent":
+            self.process.wait()
+        else:
+            wait_for(lambda: not any(is_alive(pid) for pid in pids), lambda: f"{victim} {pids} does not die")
+
+
+    def end(self) -> None:
+        """kill -9 of the parent, at the end of a case that failed."""
+        self.process.kill()
+        self.process.wait()
+        self._reader.join(15)
+
+
+def processes() -> Iterator[tuple[int, int, str]]:
+    """(pid, parent, command line) of every process that is no zombie."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            command = (entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+        except OSError:
+            continue
+        if state != "Z":
+            yield int(entry.name), int(parent), command
+
+
+def is_alive(pid: int) -> bool:
+    return any(found == pid for found, _, _ in processes())
+
+
+def descendants(of: int) -> dict[int, str]:
+    """Every process below `of`, with its command line."""
+    parents = {pid: (parent, command) for pid, parent, command in processes()}
+    found: dict[int, str] = {}
+    for pid, (_, command) in parents.items():
+        above = pid
+        while above in parents and above != of:
+            above = parents[above][0]
+        if above == of and pid != of:
+            found[pid] = command
+    return found
+
+
+class FaultSite(Site):
+    """A site whose train step can wait, and whose node has fault points.  One node, started again with the same state."""
+
+    combiner: HeldCombiner
+
+    def __init__(self, folder: Path, combiner: HeldCombiner, **policy: Any) -> None:
+        self.gate = folder / "gate"
+        self.gate.mkdir(parents=True)
+        self.points = folder / "points"
+        self.points.mkdir()
+        policy = {"data_sets": {"gate": {"path": str(self.gate)}}, **policy}
+        super().__init__(folder, combiner, train_body=WAITING_STEP, **policy)
+        self.project.data_sets = ("gate",)
+        self.project.sign()
+        self.sign()
+        # Released and being sent, both on record before the combiner sees a byte of it.
+        self.too_early: list[str] = []
+        combiner.on_result = self._check_on_record
+        self._options = self.arguments(NAME, poll_interval="0.05")
+        self._client = NAME
+        self.node = self.start_node()
+
+    def sign(self) -> None:
+        """Signs the project as one that expects the data set."""
+        self.project.sign(data_sets={"gate": Expected()})
+
+    def _check_on_record(self, update_id: str) -> None:
+        for name in ("release", "sending"):
+            if not any(event.get("model_update_id") == update_id for event in events(self.state, name)):
+                self.too_early.append(f"update {update_id} was sent without {name} on record")
+
+    def start_node(self) -> FaultNode:
+        """Starts the node (again) and waits until it is connected."""
+        before = self._connects()
+        self.node = FaultNode(self.points, self._options, self.combiner.mint_enrollment())
+        self.wait_connected(before + 1)
+        return self.node
+
+    def _connects(self) -> int:
+        client = self.combiner.board.clients.get(NAME)
+        return client.announced.count("Connect") if client else 0
+
+    def wait_connected(self, times: int) -> None:
+        assert self.combiner.board.wait_until(lambda: self._connects() >= times, WAIT_S), self.node.text
+
+    def arm(self, point: str) -> None:
+        (self.points / f"{point}.armed").touch()
+
+    def wait_reached(self, point: str) -> None:
+        wait_for((self.points / f"{point}.reached").exists, lambda: f"{point} was not reached; the node said:\n{self.node.text}")
+
+    def go(self) -> None:
+        """Every room goes on, and no point is armed any more."""
+        for path in self.points.glob("*.armed"):
+            path.unlink(missing_ok=True)
+        for path in self.points.glob("*.reached"):
+            path.with_suffix(".go").touch()
+
+    def clear(self) -> None:
+        """Forgets the points of the last case."""
+        for path in self.points.iterdir():
+            path.unlink()
+
+    @contextmanager
+    def step_waits(self) -> Iterator[None]:
+        """Train steps that start meanwhile wait until the end."""
+        hold = self.gate / "hold"
+        hold.touch()
+        try:
+            yield
+        finally:
+            hold.unlink(missing_ok=True)
+
+    def stop_node(self) -> None:
+        assert self.node.stop() == 0, self.node.text
