@@ -135,9 +135,7 @@ class ScaleoutError(Exception):
     default_code = "internal"
     exit_status = 1
 
-    def __init__(
-        self, message: str, *, code: str | None = None, hint: str = "", facts: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, code: str | None = None, hint: str = "", facts: Mapping[str, str] | None = None) -> None:
         self.code = code or self.default_code
         if self.code not in CODES:
             raise AssertionError(f"error code {self.code!r} is not in scaleoutd.errors.CODES")
@@ -231,27 +229,44 @@ def from_code(code: str, message: str, hint: str = "") -> ScaleoutError:
 def _classes() -> dict[str, type[ScaleoutError]]:
     groups: list[tuple[type[ScaleoutError], str]] = [
         (ConfigError, "config-invalid config-missing"),
-        (FormatError, "json-invalid yaml-invalid record-invalid envelope-invalid key-invalid manifest-invalid container-invalid"
-                      " checkpoint-invalid event-invalid"),
-        (VerificationError, "manifest-missing signature-threshold signature-invalid trust-root-invalid key-revoked"
-                            " manifest-expired manifest-not-yet-valid manifest-replayed manifest-revoked clock-set-back"
-                            " file-changed file-missing file-extra file-mode file-type file-name project-mismatch"
-                            " policy-mismatch environment-mismatch data-set-mismatch trail-broken"),
-        (PolicyDeniedError, "task-type-denied session-denied budget-exhausted model-format-denied settings-denied"
-                            " run-repeated paused replaced"),
+        (
+            FormatError,
+            "json-invalid yaml-invalid record-invalid envelope-invalid key-invalid manifest-invalid container-invalid"
+            " checkpoint-invalid event-invalid",
+        ),
+        (
+            VerificationError,
+            "manifest-missing signature-threshold signature-invalid trust-root-invalid key-revoked"
+            " manifest-expired manifest-not-yet-valid manifest-replayed manifest-revoked clock-set-back"
+            " file-changed file-missing file-extra file-mode file-type file-name project-mismatch"
+            " policy-mismatch environment-mismatch data-set-mismatch trail-broken",
+        ),
+        (
+            PolicyDeniedError,
+            "task-type-denied session-denied budget-exhausted model-format-denied settings-denied run-repeated paused replaced",
+        ),
         (KernelSupportError, "kernel-support"),
         (LaunchError, "launch-failed step-unavailable"),
         (WorkloadError, "step-failed step-killed step-cancelled"),
-        (LimitExceededError, "limit-wall-clock limit-cpu limit-memory limit-processes limit-file-size limit-scratch"
-                             " limit-output limit-stdout limit-model"),
+        (
+            LimitExceededError,
+            "limit-wall-clock limit-cpu limit-memory limit-processes limit-file-size limit-scratch"
+            " limit-output limit-stdout limit-model",
+        ),
         (OutputError, "output-missing output-invalid output-unsafe output-not-finite output-shape metrics-invalid"),
         (StorageError, "storage-failed storage-full state-corrupt"),
         (LedgerError, "ledger-unavailable"),
         (PeerError, "peer-protocol peer-closed peer-timeout peer-denied"),
-        (TransportError, "transport-failed transport-refused tls-required tls-server-untrusted tls-server-expired"
-                         " tls-server-name tls-failed download-corrupt upload-refused task-unknown"),
-        (CredentialError, "client-certificate-refused client-certificate-missing client-certificate-invalid"
-                          " token-refused token-invalid assignment-refused version-refused"),
+        (
+            TransportError,
+            "transport-failed transport-refused tls-required tls-server-untrusted tls-server-expired"
+            " tls-server-name tls-failed download-corrupt upload-refused task-unknown",
+        ),
+        (
+            CredentialError,
+            "client-certificate-refused client-certificate-missing client-certificate-invalid"
+            " token-refused token-invalid assignment-refused version-refused",
+        ),
     ]
     return {code: cls for cls, codes in groups for code in codes.split()}
 

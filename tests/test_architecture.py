@@ -148,9 +148,7 @@ def test_no_vague_module_names() -> None:
 
 
 def test_files_are_short() -> None:
-    too_long = {
-        str(path.relative_to(ROOT)): count for path in modules() if (count := len(path.read_text().splitlines())) > 400
-    }
+    too_long = {str(path.relative_to(ROOT)): count for path in modules() if (count := len(path.read_text().splitlines())) > 400}
     assert not too_long, f"split these: {too_long}"
 
 
@@ -158,6 +156,10 @@ def test_no_machine_paths_in_the_tree() -> None:
     pattern = re.compile("/" + r"work/(main|shared|brief|\.library)|/root/\.pyenv|/" + "opt/wheels")
     for folder in ("scaleoutd", "tests", "docs", "policy", "benchmarks", "tools", ".ci"):
         for path in (ROOT / folder).rglob("*"):
-            if path.is_file() and path.suffix in (".py", ".md", ".sh", ".yaml", ".json", ".txt", ".toml", "") and "__pycache__" not in path.parts:
+            if (
+                path.is_file()
+                and path.suffix in (".py", ".md", ".sh", ".yaml", ".json", ".txt", ".toml", "")
+                and "__pycache__" not in path.parts
+            ):
                 text = path.read_text(errors="replace")
                 assert not pattern.search(text), f"{path} names a path of one machine"

@@ -105,7 +105,9 @@ class Agent:
     def __init__(self, config: AgentConfig, door: Door, trail: Trail, log: Log, stop: threading.Event) -> None:
         self._config, self._trail, self._log, self._stop = config, trail, log, stop
         self.spool = Spool(config.state / "spool", self._repaired)
-        self._link = Link(config, LinkEvents(self._on_connected, self._on_renewed, self._on_loaded, self._on_bad_pair, self._on_not_cached))
+        self._link = Link(
+            config, LinkEvents(self._on_connected, self._on_renewed, self._on_loaded, self._on_bad_pair, self._on_not_cached)
+        )
         self._session: Dialect | None = None
         self._up, self._lost = threading.Event(), threading.Event()
         self._tell = threading.Event()

@@ -59,9 +59,7 @@ def show(folder: Path, everything: bool, as_json: bool) -> None:
     show_trail(folder, as_json=as_json)
 
 
-def verify_and_print(
-    folder: Path, keys: Sequence[Path] = (), witnessed: Sequence[Path] = (), *, as_json: bool = False
-) -> int:
+def verify_and_print(folder: Path, keys: Sequence[Path] = (), witnessed: Sequence[Path] = (), *, as_json: bool = False) -> int:
     """Verifies and says so; the exit status."""
     verdict, warnings = verify_folder(folder, keys, witnessed)
     if as_json:
@@ -71,9 +69,7 @@ def verify_and_print(
     return 0 if verdict.ok else BROKEN
 
 
-def verify_folder(
-    folder: Path, keys: Sequence[Path] = (), witnessed: Sequence[Path] = ()
-) -> tuple[Verdict, list[str]]:
+def verify_folder(folder: Path, keys: Sequence[Path] = (), witnessed: Sequence[Path] = ()) -> tuple[Verdict, list[str]]:
     """The verdict on a folder, and what a reader should know beside it."""
     warnings: list[str] = []
     trusted = [_read_key(path) for path in keys]

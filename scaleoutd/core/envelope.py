@@ -149,6 +149,4 @@ def _base64(text: str, where: str) -> bytes:
 
 
 def _refuse(cause: str) -> FormatError:
-    return FormatError(
-        f"cannot read the envelope: {cause}", code="envelope-invalid", hint="Sign again with `scaleoutctl sign`."
-    )
+    return FormatError(f"cannot read the envelope: {cause}", code="envelope-invalid", hint="Sign again with `scaleoutctl sign`.")

@@ -151,7 +151,13 @@ class Walk:
 
     def verdict(self, fault: Fault | None) -> Verdict:
         return Verdict(
-            fault, self.tree.size, self.signed_size, self.checkpoints, len(self.keys), self.origin, self.tree.root().hex(),
+            fault,
+            self.tree.size,
+            self.signed_size,
+            self.checkpoints,
+            len(self.keys),
+            self.origin,
+            self.tree.root().hex(),
             self._latest_ms,
         )
 
@@ -261,7 +267,8 @@ class Walk:
                 raise _FaultFound("wrong-key", size, f"the checkpoint of size {size} is not signed by the key in force")
             if point.root != self.tree.root():
                 raise _FaultFound(
-                    "rewrite", self.signed_size,
+                    "rewrite",
+                    self.signed_size,
                     f"events {self.signed_size} to {size - 1} are not those that were signed at size {size}",
                 )
             self._trust_shown = self._trust_shown or any(key in self._trusted for key in signers)

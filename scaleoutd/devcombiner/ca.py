@@ -49,9 +49,7 @@ class CertificateAuthority:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.ca_file.write_bytes(self._self_signed().public_bytes(serialization.Encoding.PEM))
 
-    def issue_server(
-        self, label: str, hosts: Sequence[str] = LOOPBACK_HOSTS, *, expired: bool = False
-    ) -> CertifiedKey:
+    def issue_server(self, label: str, hosts: Sequence[str] = LOOPBACK_HOSTS, *, expired: bool = False) -> CertifiedKey:
         """A certificate for a server that answers under `hosts` (names or addresses)."""
         names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
         return self._issue(label, ExtendedKeyUsageOID.SERVER_AUTH, names, expired=expired)
@@ -106,9 +104,7 @@ class CertificateAuthority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def _builder(
-        self, subject: x509.Name, public_key: ec.EllipticCurvePublicKey, *, expired: bool
-    ) -> x509.CertificateBuilder:
+    def _builder(self, subject: x509.Name, public_key: ec.EllipticCurvePublicKey, *, expired: bool) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         first, last = (-3, -1) if expired else (-10, 30)
         issuer_key_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())

@@ -105,6 +105,4 @@ def _metadata(data: bytes) -> tuple[str, str]:
 
 
 def _refuse(cause: str) -> FormatError:
-    return FormatError(
-        f"cannot read the model container: {cause}", code="container-invalid", hint="See PROTOCOL.md, point 10."
-    )
+    return FormatError(f"cannot read the model container: {cause}", code="container-invalid", hint="See PROTOCOL.md, point 10.")

@@ -98,9 +98,7 @@ class Faults:
                 setattr(self, name, left - 1)
             return left > 0
 
-    def take_limit(
-        self, name: Literal["truncate_download_bytes", "abort_upload_bytes", "drop_upload_bytes"]
-    ) -> int | None:
+    def take_limit(self, name: Literal["truncate_download_bytes", "abort_upload_bytes", "drop_upload_bytes"]) -> int | None:
         """The limit, which is cleared: it holds for one stream."""
         with self.lock:
             limit: int | None = getattr(self, name)

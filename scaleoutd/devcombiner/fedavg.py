@@ -24,9 +24,7 @@ def check_update(reference: Arrays, update: Arrays) -> None:
     for name, expected in reference.items():
         found = update[name]
         if (found.shape, found.kind) != (expected.shape, expected.kind):
-            raise _mismatch(
-                f"{name} is {found.kind} {found.shape}, expected {expected.kind} {expected.shape}"
-            )
+            raise _mismatch(f"{name} is {found.kind} {found.shape}, expected {expected.kind} {expected.shape}")
         if not found.is_finite:
             raise OutputError(
                 f"cannot average the update: {name} holds a NaN or an infinity",

@@ -36,9 +36,7 @@ STREAM_CHECK_S = 0.5
 class EdgeService:
     """The behaviour of both services.  `closing` is set when the server stops, so that no call outlives it."""
 
-    def __init__(
-        self, board: Board, store: ModelStore, faults: Faults, admission: Admission, cut: Callable[[], None]
-    ) -> None:
+    def __init__(self, board: Board, store: ModelStore, faults: Faults, admission: Admission, cut: Callable[[], None]) -> None:
         self._board = board
         self._store = store
         self._faults = faults
@@ -135,9 +133,7 @@ class EdgeService:
 
         return serve
 
-    def _announce(
-        self, request: edge.ClientAnnounceRequest, context: grpc.ServicerContext, caller: Caller
-    ) -> edge.Response:
+    def _announce(self, request: edge.ClientAnnounceRequest, context: grpc.ServicerContext, caller: Caller) -> edge.Response:
         if request.type == "VersionCheck":
             accepted = not self._faults.refuse_version
             parameters = json.dumps({"success": accepted, "version": __version__})
@@ -184,9 +180,7 @@ class EdgeService:
         self._board.add_update(request, int(examples), meta, at_s)
         return edge.Response(response="OK")
 
-    def _model_validation(
-        self, request: edge.ModelValidation, context: grpc.ServicerContext, caller: Caller
-    ) -> edge.Response:
+    def _model_validation(self, request: edge.ModelValidation, context: grpc.ServicerContext, caller: Caller) -> edge.Response:
         at_s = time.monotonic()
         self._check_offer(request.correlation_id, caller, context)
         self._board.add_validation(request, _json_object(request.data, context), at_s)

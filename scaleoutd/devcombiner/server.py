@@ -110,9 +110,7 @@ class DevCombiner:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
     def restart_grpc(self, down_s: float = 0.0) -> None:
@@ -159,9 +157,7 @@ class DevCombiner:
         """The other kind of refresh token, redeemed at /api/auth/refresh."""
         return self.office.mint(USER_REFRESH, "", time.time(), lifetime_s)
 
-    def issue_client_certificate(
-        self, name: str, *, expired: bool = False, other_ca: bool = False
-    ) -> tuple[Path, Path]:
+    def issue_client_certificate(self, name: str, *, expired: bool = False, other_ca: bool = False) -> tuple[Path, Path]:
         """(certificate, key) as PEM files."""
         issued = (self.other_ca if other_ca else self.ca).issue_client(name, expired=expired)
         return issued.certificate, issued.key

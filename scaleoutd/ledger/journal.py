@@ -173,4 +173,3 @@ def _whole_lines(fd: int, size: int) -> int:
             return size
         position = start
     return 0
-

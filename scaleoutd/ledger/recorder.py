@@ -267,7 +267,14 @@ class Recorder:
 
     def _line(self, draft: _Draft, sequence: int, time_ms: int, previous: Tip | None) -> tuple[bytes, Tip]:
         stamp = event.Stamp(
-            sequence, time_ms, draft.room, draft.uid, draft.event_id, self._signer.origin, previous, self._config.host,
+            sequence,
+            time_ms,
+            draft.room,
+            draft.uid,
+            draft.event_id,
+            self._signer.origin,
+            previous,
+            self._config.host,
             __version__,
         )
         return event.build(draft.type, draft.body, stamp)

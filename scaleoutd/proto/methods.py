@@ -42,15 +42,9 @@ SEND_MODEL_VALIDATION = Method(COMBINER, "SendModelValidation", edge.ModelValida
 SEND_MODEL_METRIC = Method(COMBINER, "SendModelMetric", edge.ModelMetric, edge.Response, "unary_unary")
 SEND_ATTRIBUTE_MESSAGE = Method(COMBINER, "SendAttributeMessage", edge.AttributeMessage, edge.Response, "unary_unary")
 SEND_TELEMETRY_MESSAGE = Method(COMBINER, "SendTelemetryMessage", edge.TelemetryMessage, edge.Response, "unary_unary")
-STREAM_TELEMETRY_RECORD = Method(
-    COMBINER, "StreamTelemetryRecord", edge.TelemetryRecord, edge.RecordAck, "stream_stream"
-)
-STREAM_ATTRIBUTE_RECORD = Method(
-    COMBINER, "StreamAttributeRecord", edge.AttributeRecord, edge.RecordAck, "stream_stream"
-)
-STREAM_INFERENCE_RESULT = Method(
-    COMBINER, "StreamInferenceResult", edge.InferenceResult, edge.RecordAck, "stream_stream"
-)
+STREAM_TELEMETRY_RECORD = Method(COMBINER, "StreamTelemetryRecord", edge.TelemetryRecord, edge.RecordAck, "stream_stream")
+STREAM_ATTRIBUTE_RECORD = Method(COMBINER, "StreamAttributeRecord", edge.AttributeRecord, edge.RecordAck, "stream_stream")
+STREAM_INFERENCE_RESULT = Method(COMBINER, "StreamInferenceResult", edge.InferenceResult, edge.RecordAck, "stream_stream")
 ANNOUNCE = Method(COMBINER, "Announce", edge.ClientAnnounceRequest, edge.Response, "unary_unary")
 SEND_BACKLOG_REPORT = Method(COMBINER, "SendBacklogReport", edge.BacklogReport, edge.Response, "unary_unary")
 POLL_AND_REPORT = Method(COMBINER, "PollAndReportAsync", edge.ClientReport, edge.CombinerDirective, "unary_unary")

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the runner has at hand for every task: its folders, the ledger, the step instances, the table, the clock, the floors.
 
-    STATE/store/           content store: snapshots by manifest digest
-    STATE/in/              models on their way to a step
-    STATE/runs/            the run-once table
-    STATE/outbox/          what may leave
-    STATE/output/          what steps printed, one bounded file a run
-    STATE/scratch/<slot>/  scratch folders of the slots (in the service they lie outside the runner's own state)
-    STATE/floors.json      highest versions and latest time ever accepted; the ledger keeps its own, the higher one counts
+STATE/store/           content store: snapshots by manifest digest
+STATE/in/              models on their way to a step
+STATE/runs/            the run-once table
+STATE/outbox/          what may leave
+STATE/output/          what steps printed, one bounded file a run
+STATE/scratch/<slot>/  scratch folders of the slots (in the service they lie outside the runner's own state)
+STATE/floors.json      highest versions and latest time ever accepted; the ledger keeps its own, the higher one counts
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def read_small(tree: Tree, path: str, max_bytes: int) -> bytes:
 
 
 def kind_of(mode: int) -> str:
-    """"a symbolic link", "a FIFO" …"""
+    """ "a symbolic link", "a FIFO" …"""
     kinds = {
         stat.S_IFREG: "a regular file",
         stat.S_IFDIR: "a folder",

@@ -90,8 +90,8 @@ class Arena:
         copy = Path(tempfile.mkdtemp(dir=self.folder, prefix="control-"))
         for part in ("scratch", "usr/bin", "etc", "root", "tmp"):
             (copy / part).mkdir(parents=True)
-        for path in ("usr/bin/env", "etc/passwd"):
-            (copy / path).write_text("")
+        for name_of_file in ("usr/bin/env", "etc/passwd"):
+            (copy / name_of_file).write_text("")
         if self.root:
             for path in [copy, *copy.rglob("*")]:
                 os.chown(path, self.step_uid, self.step_uid)

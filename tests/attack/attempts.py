@@ -247,7 +247,7 @@ _simple("mknod-block", "root", lambda t: os.mknod(t["scratch"] + "/disk", stat.S
 def _tiocsti(_: Targets) -> object:
     """Types into a terminal; the low 32 bits are what the kernel reads."""
     try:
-        return f"returned {fcntl.ioctl(0, 0x5412, b'x')}"
+        return f"returned {fcntl.ioctl(0, 0x5412, b'x')!r}"
     except OSError as exc:
         if exc.errno == errno.EPERM:
             raise

@@ -54,7 +54,7 @@ def _options(case: Case, combiner: DevCombiner) -> dict[str, str | None]:
 def _launch(site: Site, case: Case) -> NodeProcess:
     assert site.combiner is not None
     site.combiner.faults.grpc_secure = case.grpc_secure
-    return site.launch(**_options(case, site.combiner))
+    return site.launch(**_options(case, site.combiner))  # type: ignore[arg-type]  # flags by name
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -97,7 +97,8 @@ def test_control_a_policy_may_say_that_there_is_no_client_certificate(tmp_path: 
 @pytest.mark.parametrize("missing", ["both", "cert", "key"])
 def test_without_a_client_certificate_a_node_with_a_policy_does_not_start(missing: str, tmp_path: Path) -> None:
     with DevCombiner() as combiner, Site(tmp_path, combiner) as site:
-        node = site.launch(**({"cert": None, "key": None} if missing == "both" else {missing: None}))
+        options: dict[str, None] = {"cert": None, "key": None} if missing == "both" else {missing: None}
+        node = site.launch(**options)  # type: ignore[arg-type]  # flags by name
         assert node.process.wait(20) == 77
         node.wait_for("client-certificate-missing", 1)
         assert not combiner.board.rest_calls

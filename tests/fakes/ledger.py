@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A ledger for unit tests of other rooms: keeps events in a list, checks them like the real one, fails on demand.
 
-    ledger = FakeLedger("runner")
-    ledger.record("computed", run="r1")
-    ledger.types() == ["computed"]
-    ledger.fail_next()            # the next record raises LedgerError and nothing is kept
-    ledger.fail_on("release")     # every record of this type raises
+ledger = FakeLedger("runner")
+ledger.record("computed", run="r1")
+ledger.types() == ["computed"]
+ledger.fail_next()            # the next record raises LedgerError and nothing is kept
+ledger.fail_on("release")     # every record of this type raises
 """
 
 from __future__ import annotations

@@ -83,4 +83,3 @@ def combiner() -> Iterator[HeldCombiner]:
     with HeldCombiner() as made:
         assert isinstance(made, HeldCombiner)
         yield made
-

@@ -136,7 +136,13 @@ class FaultNode(NodeProcess):
         environment["SCALEOUT_AUTH_TOKEN"] = self.token
         command = [sys.executable, "-m", "tests.fault.parent", str(self.points), "client", "start", *self.arguments]
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            env=environment,
         )
         self.lines: list[str] = []
         self._arrived = threading.Condition()
@@ -149,7 +155,7 @@ class FaultNode(NodeProcess):
 
     def kill(self, victim: str) -> None:
         """kill -9 of a room, of every step instance (`step`), or of the parent; returns when it is dead."""
-        pids = {"step": self.launchers, "parent": lambda: [self.process.pid]}.get(victim, lambda: [self.children()[victim]])()
+        pids = self.launchers() if victim == "step" else [self.process.pid if victim == "parent" else self.children()[victim]]
         assert pids, f"there is no {victim} to kill"
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
@@ -157,7 +163,6 @@ class FaultNode(NodeProcess):
             self.process.wait()
         else:
             wait_for(lambda: not any(is_alive(pid) for pid in pids), lambda: f"{victim} {pids} does not die")
-
 
     def end(self) -> None:
         """kill -9 of the parent, at the end of a case that failed."""

@@ -143,7 +143,7 @@ def install_ledger(points: Points) -> None:
         for code in codes:
             reach(f"wrote-{code}")
 
-    journal.Journal.append = append  # type: ignore[attr-defined]
+    journal.Journal.append = append
     around(checkpoints.CheckpointFile, "append", reach, before="sign", after="signed")
 
 

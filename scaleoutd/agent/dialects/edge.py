@@ -197,9 +197,7 @@ class Edge:
     def upload(self, model_update_id: str, fd: int, size_bytes: int, sha256: str) -> None:
         metadata = [*self._metadata(), ("model-id", model_update_id), ("checksum", sha256)]
         try:
-            answer = self._stubs["Upload"](
-                _chunks(fd, size_bytes), timeout=_transfer_timeout_s(size_bytes), metadata=metadata
-            )
+            answer = self._stubs["Upload"](_chunks(fd, size_bytes), timeout=_transfer_timeout_s(size_bytes), metadata=metadata)
         except grpc.RpcError as exc:
             raise self._error("Upload", exc) from exc
         if answer.status == edge.FAILED:
@@ -355,5 +353,3 @@ def _too_large(model_id: str, size: int, max_bytes: int) -> LimitExceededError:
 
 def _transfer_timeout_s(size_bytes: int) -> float:
     return min(LONGEST_TRANSFER_S, TRANSFER_TIMEOUT_S + size_bytes / SLOWEST_BYTES_PER_S)
-
-

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples: from the node's data set if it has one, else made up with a truth that is known.
 
-    python data.py 7 samples.csv        writes the samples of node 7; start the node with --data samples=samples.csv
+python data.py 7 samples.csv        writes the samples of node 7; start the node with --data samples=samples.csv
 """
 
 import csv

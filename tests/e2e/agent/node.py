@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent under test: in a thread with fakes around it, or as a real process that can be killed.
 
-    node = Node(combiner, tmp_path)          # certificate and enrollment token of this combiner
-    with node: ...                           # runs; `with` again starts it anew over the same state
-    with ProcessNode(combiner, tmp_path) as node: node.kill()
+node = Node(combiner, tmp_path)          # certificate and enrollment token of this combiner
+with node: ...                           # runs; `with` again starts it anew over the same state
+with ProcessNode(combiner, tmp_path) as node: node.kill()
 """
 
 from __future__ import annotations
@@ -155,9 +155,7 @@ class ProcessNode:
         read, write = os.pipe()
         with os.fdopen(write, "wb") as file:
             file.write(json.dumps(records.encode(self.config)).encode())
-        start = (
-            f"import sys; sys.path.insert(0, {str(ROOT)!r}); from scaleoutd.agent.__main__ import main; sys.exit(main())"
-        )
+        start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from scaleoutd.agent.__main__ import main; sys.exit(main())"
         with self._errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-B", "-c", start, "--config", str(read), "--door", str(theirs.fileno())],

@@ -48,9 +48,7 @@ def test_a_call_that_fails_some_times_is_made_again(
         grpc.StatusCode.UNAUTHENTICATED,
     ],
 )
-def test_one_bad_answer_to_a_poll_does_not_end_the_agent(
-    combiner: DevCombiner, tmp_path: Path, status: grpc.StatusCode
-) -> None:
+def test_one_bad_answer_to_a_poll_does_not_end_the_agent(combiner: DevCombiner, tmp_path: Path, status: grpc.StatusCode) -> None:
     with Node(combiner, tmp_path) as node:
         node.wait_connected()
         combiner.faults.answer_rpc("PollAndReportAsync", status, times=2)
@@ -85,9 +83,7 @@ def test_a_refused_upload_is_reported_and_nothing_is_announced(combiner: DevComb
 
 
 @pytest.mark.parametrize("status", [grpc.StatusCode.NOT_FOUND, grpc.StatusCode.PERMISSION_DENIED])
-def test_a_refused_announcement_is_failed_not_completed(
-    combiner: DevCombiner, tmp_path: Path, status: grpc.StatusCode
-) -> None:
+def test_a_refused_announcement_is_failed_not_completed(combiner: DevCombiner, tmp_path: Path, status: grpc.StatusCode) -> None:
     combiner.faults.answer_rpc("SendModelUpdate", status)
     with Node(combiner, tmp_path) as node:
         node.wait_connected()

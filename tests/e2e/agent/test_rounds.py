@@ -35,7 +35,12 @@ def test_the_update_says_what_the_protocol_asks_for(combiner: DevCombiner, tmp_p
         assert update.model_update_id == node.runner.table[correlation_id].released.model_update_id  # type: ignore[union-attr]
         assert update.meta["config"] == combiner.board.offers[correlation_id].data
         assert set(update.meta) == {
-            "training_metadata", "exec_training", "processing_time", "upload_model", "fetch_model", "config",
+            "training_metadata",
+            "exec_training",
+            "processing_time",
+            "upload_model",
+            "fetch_model",
+            "config",
         }
         assert json.loads(node.runner.offers[0].settings) == {"epochs": 3, "rate": 0.5}
         wait_until(lambda: len(combiner.statuses) == 2)

@@ -66,15 +66,11 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
             process.wait()
 
 
-def test_two_official_clients_complete_two_rounds_and_the_average_is_exact(
-    start_client: StartClient, tmp_path: Path
-) -> None:
+def test_two_official_clients_complete_two_rounds_and_the_average_is_exact(start_client: StartClient, tmp_path: Path) -> None:
     with DevCombiner(client_certificate="none") as combiner:
         start_client(combiner, "ward-a", combiner.mint_enrollment(), 1.0, 1)
         start_client(combiner, "ward-b", combiner.mint_refresh("b-0001"), 4.0, 3)
-        combiner.start_session(
-            write_npz(SEED), rounds=2, min_clients=2, round_timeout_s=60, client_settings={"scale": 2}
-        )
+        combiner.start_session(write_npz(SEED), rounds=2, min_clients=2, round_timeout_s=60, client_settings={"scale": 2})
         session = combiner.wait_session(150)
 
         assert session.status == "completed", _logs(tmp_path)

@@ -22,8 +22,7 @@ DUMP = (
 def described(file: descriptor_pb2.FileDescriptorProto) -> dict[str, Any]:
     messages: dict[str, Any] = {
         message.name: {
-            field.name: (field.number, field.type, field.label, field.type_name, field.proto3_optional)
-            for field in message.field
+            field.name: (field.number, field.type, field.label, field.type_name, field.proto3_optional) for field in message.field
         }
         for message in file.message_type
     }

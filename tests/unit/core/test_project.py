@@ -39,7 +39,7 @@ def test_an_importer_project() -> None:
         ("entrypoints: {}\n", "Did you mean entry_points?"),
         (HEAD + "  train: python train.py\n", "line 2, column 3"),
         (HEAD + "  train: {command: ''}\n", "the command is empty"),
-        (HEAD + "  train: {command: \"python 'x\"}\n", "No closing quotation"),
+        (HEAD + '  train: {command: "python \'x"}\n', "No closing quotation"),
         (HEAD + "  train: {command: python a.py && rm b}\n", "'&&' needs a shell"),
         (HEAD + "  train: {command: python a.py > log}\n", "'>' needs a shell"),
         (HEAD + "  train: {command: $PYTHON a.py}\n", "needs a shell"),
@@ -75,9 +75,7 @@ PATHS = (
 
 def is_ignored(rules: IgnoreRules, path: str) -> bool:
     parts = path.split("/")
-    return any(
-        rules.ignores("/".join(parts[:count]), is_folder=count < len(parts)) for count in range(1, len(parts) + 1)
-    )
+    return any(rules.ignores("/".join(parts[:count]), is_folder=count < len(parts)) for count in range(1, len(parts) + 1))
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git, the oracle, is not installed")

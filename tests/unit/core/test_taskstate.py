@@ -59,9 +59,9 @@ def test_a_line_that_is_missing_doubled_or_changed_is_found(index: int) -> None:
     changed["at_ms"] += 1
     damaged = [
         [*lines[:index], lines[index], *lines[index:]],
-        [*lines[:index], json.dumps(changed, separators=(",", ":"), sort_keys=True).encode(), *lines[index + 1:]],
-        [*lines[:index], lines[index] + b" ", *lines[index + 1:]],
-        [*lines[:index], b"\x00" * 40, *lines[index + 1:]],
+        [*lines[:index], json.dumps(changed, separators=(",", ":"), sort_keys=True).encode(), *lines[index + 1 :]],
+        [*lines[:index], lines[index] + b" ", *lines[index + 1 :]],
+        [*lines[:index], b"\x00" * 40, *lines[index + 1 :]],
     ]
     if index < len(WAY) - 1:
         damaged.append(lines[:index] + lines[index + 1 :])

@@ -43,9 +43,7 @@ class Forge:
         self.add("epoch-key-made", epoch=1, key=self.keys[0].public.encode())
 
     def add(self, type_: str, /, room: str = "ledger", **body: Any) -> None:
-        mark = stamp(
-            len(self.lines), room, chain_uid=self.origin, previous=self.tip, time_ms=self.time_ms
-        )
+        mark = stamp(len(self.lines), room, chain_uid=self.origin, previous=self.tip, time_ms=self.time_ms)
         line, self.tip = event.build(type_, body, mark)
         self.lines.append(line)
         self.time_ms += 1000
@@ -165,11 +163,15 @@ LINE_ATTACKS: dict[str, tuple[Callable[[Forge], list[bytes]], str, int]] = {
     "everything cut off": (lambda forge: [], "truncate", 0),
     "history made again without one": (lambda forge: relinked([*forge.lines[:12], *forge.lines[13:]], 12), "rewrite", 10),
     "the last made again": (
-        lambda forge: [*forge.lines[:29], resealed(forge.lines[29], lambda value: value["unmapped"].update(uid=0))], "rewrite", 21
+        lambda forge: [*forge.lines[:29], resealed(forge.lines[29], lambda value: value["unmapped"].update(uid=0))],
+        "rewrite",
+        21,
     ),
     "a space put in": (lambda forge: [*forge.lines[:3], forge.lines[3].replace(b":", b": ", 1), *forge.lines[4:]], "edit", 3),
     "a key doubled": (
-        lambda forge: [*forge.lines[:3], forge.lines[3].replace(b"{", b'{"activity_id":9,', 1), *forge.lines[4:]], "edit", 3
+        lambda forge: [*forge.lines[:3], forge.lines[3].replace(b"{", b'{"activity_id":9,', 1), *forge.lines[4:]],
+        "edit",
+        3,
     ),
     "a line of nonsense": (lambda forge: [*forge.lines[:3], b"[[[[", *forge.lines[3:]], "edit", 3),
 }
@@ -194,12 +196,16 @@ def changed_size(forge: Forge) -> list[bytes]:
 NOTE_ATTACKS: dict[str, tuple[Callable[[Forge], list[bytes]], str, int]] = {
     "size changed": (changed_size, "forged-checkpoint", 11),
     "a larger one made up": (
-        lambda forge: [*forge.notes, note(Key(ORIGIN), Checkpoint(ORIGIN, 99, bytes(32)))], "forged-checkpoint", 99
+        lambda forge: [*forge.notes, note(Key(ORIGIN), Checkpoint(ORIGIN, 99, bytes(32)))],
+        "forged-checkpoint",
+        99,
     ),
     "nonsense": (lambda forge: [*forge.notes, b"nonsense"], "forged-checkpoint", 0),
     "signed by a stranger": (lambda forge: [note(Key(ORIGIN), Checkpoint(ORIGIN, 10, bytes(32)))], "wrong-key", 10),
     "signed by the destroyed key": (
-        lambda forge: [*forge.notes[:3], note(forge.keys[0], Checkpoint(ORIGIN, 30, bytes(32)))], "wrong-key", 30
+        lambda forge: [*forge.notes[:3], note(forge.keys[0], Checkpoint(ORIGIN, 30, bytes(32)))],
+        "wrong-key",
+        30,
     ),
     "signed ahead by the next key": (lambda forge: [note(forge.keys[1], Checkpoint(ORIGIN, 10, bytes(32)))], "wrong-key", 10),
     "another root, signed": (wrong_root, "rewrite", 21),
@@ -231,9 +237,7 @@ def test_a_forged_trail_that_only_names_the_trusted_key_is_refused() -> None:
     forged.sign()
     stolen = honest().keys[0].public.encode()
     text = certificate_text(ORIGIN, 2, stolen)
-    forged.add(
-        "epoch-key-made", epoch=2, key=stolen, certificate=base64.b64encode(forged.keys[0].private.sign(text)).decode()
-    )
+    forged.add("epoch-key-made", epoch=2, key=stolen, certificate=base64.b64encode(forged.keys[0].private.sign(text)).decode())
     forged.sign()
     fault = forged.verify(trusted=[honest().keys[0].public]).fault
     assert fault is not None and fault.kind == "wrong-key"

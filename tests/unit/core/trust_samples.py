@@ -47,9 +47,7 @@ def make_root(
     roles = roles or {"ml": ([ALICE], 1)}
     every = {"root": ([root_key], 1), **roles}
     patterns = projects or {}
-    keys = dict(
-        trusted(key, *patterns.get(keyid(key), ())) for group, _ in every.values() for key in group
-    )
+    keys = dict(trusted(key, *patterns.get(keyid(key), ())) for group, _ in every.values() for key in group)
     values: dict[str, Any] = {
         "type": "scaleoutd-trust-root-v1",
         "version": version,

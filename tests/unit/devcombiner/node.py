@@ -84,9 +84,7 @@ class Node:
 
     def _finish(self, task: edge.TaskRequest, status: str) -> None:
         self._done.append(
-            edge.ActivityReport(
-                node_id=self._client.client_id, correlation_id=task.correlation_id, status=status, done=True
-            )
+            edge.ActivityReport(node_id=self._client.client_id, correlation_id=task.correlation_id, status=status, done=True)
         )
 
 

@@ -41,9 +41,7 @@ def upload(client: Wire, model_id: str, data: bytes, checksum: str | None = None
 
 
 def send_update(client: Wire, correlation_id: str, update_id: str, meta: str = META) -> None:
-    message = edge.ModelUpdate(
-        client_id=client.client_id, correlation_id=correlation_id, model_update_id=update_id, meta=meta
-    )
+    message = edge.ModelUpdate(client_id=client.client_id, correlation_id=correlation_id, model_update_id=update_id, meta=meta)
     client.call(methods.SEND_MODEL_UPDATE, message)
 
 

@@ -54,9 +54,7 @@ def test_reads_what_numpy_wrote() -> None:
 @pytest.mark.parametrize("kind", TYPECODES)
 @pytest.mark.parametrize(("shape", "count"), [((), 1), ((3,), 3), ((2, 2), 4), ((0, 5), 0)])
 @pytest.mark.parametrize("deflate", [False, True])
-def test_round_trip_keeps_names_order_types_and_numbers(
-    kind: str, shape: tuple[int, ...], count: int, deflate: bool
-) -> None:
+def test_round_trip_keeps_names_order_types_and_numbers(kind: str, shape: tuple[int, ...], count: int, deflate: bool) -> None:
     numbers: list[float] | list[int] = [0.5 * i for i in range(count)] if kind[0] == "f" else list(range(count))
     arrays = {"b": flat(kind, shape, numbers), "a": flat("f8", (1,), [1e300])}
     back = read_npz(write_npz(arrays, deflate=deflate))

@@ -90,9 +90,7 @@ def test_faults_are_shown_as_often_as_asked_and_have_no_effect(open_combiner: De
 
 
 @pytest.mark.parametrize(("said", "expected"), [(False, {"grpc_secure": False}), (None, {}), (True, {"grpc_secure": True})])
-def test_grpc_secure_says_what_the_fault_says(
-    said: bool | None, expected: dict[str, Any], open_combiner: DevCombiner
-) -> None:
+def test_grpc_secure_says_what_the_fault_says(said: bool | None, expected: dict[str, Any], open_combiner: DevCombiner) -> None:
     open_combiner.faults.grpc_secure = said
     added = post(open_combiner, ADD, {"name": "n"}, bearer=access_token(open_combiner, "c1"))[1]
     assert {key: value for key, value in added.items() if key == "grpc_secure"} == expected

@@ -20,9 +20,7 @@ ADD = "/api/v1/clients/add"
 
 def beat(combiner: DevCombiner, pair: Pair | None) -> None:
     with secure_channel(combiner, pair) as channel:
-        Wire(channel, "c1", access_token(combiner, "c1")).call(
-            SEND_HEARTBEAT, edge.Heartbeat(client_id="c1"), timeout_s=5
-        )
+        Wire(channel, "c1", access_token(combiner, "c1")).call(SEND_HEARTBEAT, edge.Heartbeat(client_id="c1"), timeout_s=5)
 
 
 def add(combiner: DevCombiner, pair: Pair | None) -> int:

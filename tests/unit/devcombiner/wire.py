@@ -45,9 +45,7 @@ class Wire:
 
 
 @contextmanager
-def wire(
-    combiner: DevCombiner, client_id: str = "c1", *, pair: Pair | None = None, token: str | None = None
-) -> Iterator[Wire]:
+def wire(combiner: DevCombiner, client_id: str = "c1", *, pair: Pair | None = None, token: str | None = None) -> Iterator[Wire]:
     """A channel with a good certificate and token, or with what is given."""
     if token is None:
         token = access_token(combiner, client_id)
@@ -68,9 +66,7 @@ def secure_channel(combiner: DevCombiner, pair: Pair | None) -> grpc.Channel:
     return grpc.secure_channel(f"localhost:{combiner.grpc_port}", credentials, options=options)
 
 
-def post(
-    combiner: DevCombiner, path: str, body: Any, *, bearer: str = "", pair: Pair | None = None
-) -> tuple[int, Any, Any]:
+def post(combiner: DevCombiner, path: str, body: Any, *, bearer: str = "", pair: Pair | None = None) -> tuple[int, Any, Any]:
     """(status, JSON, headers)."""
     context = ssl.create_default_context(cafile=str(combiner.ca_file))
     if pair is not None:
