@@ -100,6 +100,11 @@ def enter(view: View) -> None:
     root = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for path in ("/proc", "/sys", "/etc", "/dev"):
         os.close(_make(root, path, folder=True))
+    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
+    # Before the binds: one of them may lie below /tmp.
+    for tmpfs in view.tmpfs:
+        os.close(_make(root, tmpfs.target, folder=True))
+        syscalls.mount("step", "." + tmpfs.target, "tmpfs", flags, f"size={tmpfs.size_bytes},nr_inodes=64k,mode=1777")
     for path, target in view.links:
         parent, name = os.path.split(path)
         fd = _make(root, parent, folder=True)
@@ -110,10 +115,6 @@ def enter(view: View) -> None:
     for tree, attach in trees:
         if tree is not None:
             _attach(root, tree, attach.target, attach.attributes)
-    flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
-    for tmpfs in view.tmpfs:
-        os.close(_make(root, tmpfs.target, folder=True))
-        syscalls.mount("step", "." + tmpfs.target, "tmpfs", flags, f"size={tmpfs.size_bytes},nr_inodes=64k,mode=1777")
     syscalls.mount("proc", "./proc", "proc", flags)
     syscalls.pivot_root(".", ".")
     syscalls.umount2(".", syscalls.MNT_DETACH)
