@@ -58,7 +58,9 @@ def test_outcomes_are_proven_by_the_view_whatever_landlock_can_do(scratch: Path,
         assert client.execute(plan_for(scratch, ["sh", "-c", "echo done"])).output == "done\n"
 
 
-@pytest.mark.parametrize(("abi", "open_names"), [(0, {"no-write-outside", "no-read-outside", "no-signal-out"}), (2, {"no-signal-out"})])
+@pytest.mark.parametrize(
+    ("abi", "open_names"), [(0, {"no-write-outside", "no-read-outside", "no-signal-out"}), (2, {"no-signal-out"})]
+)
 def test_without_namespaces_what_is_open_is_refused_or_named(scratch: Path, abi: int, open_names: set[str]) -> None:
     prelude = f"import scaleoutd.step.syscalls as s; s.landlock_abi = lambda: {abi}"
     with StepClient(uid=UID, prelude=prelude) as client:
@@ -70,7 +72,9 @@ def test_without_namespaces_what_is_open_is_refused_or_named(scratch: Path, abi:
         assert open_names <= {item.name for item in probed.outcomes if item.status == "open"}
 
 
-@pytest.mark.skipif(not ROOT, reason="only root can set max_user_namespaces for the launcher, and these tests run as an ordinary user")
+@pytest.mark.skipif(
+    not ROOT, reason="only root can set max_user_namespaces for the launcher, and these tests run as an ordinary user"
+)
 def test_host_without_user_namespaces_refuses_and_says_how_to_allow_them(scratch: Path) -> None:
     readable_copy()
     with StepClient(uid=UID, before_exec=forbid_user_namespaces) as client:

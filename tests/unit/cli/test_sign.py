@@ -161,9 +161,7 @@ def test_an_encrypted_key_needs_its_passphrase(tmp_path: Path) -> None:
 
 def test_openssl_reads_the_key_files(tmp_path: Path) -> None:
     call(keygen, "--out", tmp_path, "--name", "k", "--algorithm", "p256")
-    done = subprocess.run(
-        ["openssl", "pkey", "-in", tmp_path / "k.key", "-pubout"], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(["openssl", "pkey", "-in", tmp_path / "k.key", "-pubout"], capture_output=True, text=True, check=True)
     assert done.stdout == (tmp_path / "k.pub").read_text()
 
 
