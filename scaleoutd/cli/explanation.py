@@ -172,9 +172,7 @@ def explanation_of(
             Held(
                 name,
                 name in policy.outcomes,
-                outcomes.providers(
-                    name, own_namespaces=namespaces, own_uid=host.root, landlock_abi=host.landlock_abi
-                ),
+                outcomes.providers(name, own_namespaces=namespaces, own_uid=host.root, landlock_abi=host.landlock_abi),
             )
             for name in OUTCOMES
         ),
