@@ -59,7 +59,7 @@ def test_endless_step_ends_at_the_wall_clock(place: Place) -> None:
 
 
 def test_step_deaf_to_signals_ends_at_the_wall_clock(place: Place) -> None:
-    code = "import signal, time\nfor n in range(1, 65):\n  try: signal.signal(n, signal.SIG_IGN)\n  except (OSError, ValueError): pass\ntime.sleep(60)"
+    code = "import signal, time\nfor n in range(1, 65):\n  try: signal.signal(n, signal.SIG_IGN)\n  except (OSError, ValueError): pass\ntime.sleep(60)"  # noqa: E501
     done = place.run(code, limits={"wall_clock_s": 1})
     assert done.result.code == "limit-wall-clock"
 
@@ -86,7 +86,7 @@ def test_memory_hog_ends_at_the_memory_limit(place: Place) -> None:
 
 
 def test_memory_hog_in_many_processes_ends_at_the_memory_limit(place: Place) -> None:
-    code = "import os, time\nfor _ in range(8):\n  if os.fork() == 0:\n    x = bytearray(b'x') * (40 << 20); time.sleep(30)\nos.wait(); raise SystemExit(9)"
+    code = "import os, time\nfor _ in range(8):\n  if os.fork() == 0:\n    x = bytearray(b'x') * (40 << 20); time.sleep(30)\nos.wait(); raise SystemExit(9)"  # noqa: E501
     done = place.run(code, limits={"memory_bytes": 128 * MIB})
     assert done.result.code == "limit-memory", done
 
@@ -179,5 +179,5 @@ def test_flood_of_refused_calls_does_not_stop_the_wall_clock(place: Place) -> No
 
 
 def test_refused_calls_are_counted_by_name(place: Place) -> None:
-    code = "import os, socket\nfor _ in range(7):\n  try: os.setuid(0)\n  except OSError: pass\nfor _ in range(3):\n  try: socket.socket(socket.AF_INET)\n  except OSError: pass"
+    code = "import os, socket\nfor _ in range(7):\n  try: os.setuid(0)\n  except OSError: pass\nfor _ in range(3):\n  try: socket.socket(socket.AF_INET)\n  except OSError: pass"  # noqa: E501
     assert place.run(code).result.denied == {"setuid": 7, "socket": 3}

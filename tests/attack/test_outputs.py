@@ -102,7 +102,7 @@ def test_output_is_not_replaced_while_it_is_collected(place: tuple[StepClient, P
     """A daemon that swaps the output for ever is dead before the first byte is collected."""
     code = (
         "open(P, 'wb').write(w)\n" + WRITE_METADATA + "if os.fork() == 0:\n  os.setsid()\n  if os.fork() == 0:\n"
-        "    while True:\n      open('/scratch/n', 'wb').write(b'evil'); os.rename('/scratch/n', P); os.symlink('/etc/passwd', P + '2')\n"
+        "    while True:\n      open('/scratch/n', 'wb').write(b'evil'); os.rename('/scratch/n', P); os.symlink('/etc/passwd', P + '2')\n"  # noqa: E501
         "os._exit(0)\n"
     )
     client, scratch = place

@@ -64,7 +64,10 @@ def test_npz_has_the_same_form_however_it_is_packed(client: StepClient, tmp_path
 
 
 def test_safetensors(client: StepClient, tmp_path: Path) -> None:
-    header = {"b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}, "a": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}}
+    header = {
+        "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+        "a": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]},
+    }
     facts = inspect(client, safetensors({**header, "__metadata__": {"format": "pt"}}, bytes(12)), tmp_path)
     assert (facts.format, facts.arrays, facts.parameters) == ("safetensors", 2, 4)
 
@@ -129,9 +132,9 @@ HOSTILE = {
     "container version 3": (container(GOOD, _version=3), "container-invalid"),
     "container version true": (container(GOOD, _version=True), "container-invalid"),
     "container without weights": (zipped({"metadata.json": b"{}"}), "container-invalid"),
-    "container with duplicate keys": (zipped({"metadata.json": b'{"a":1,"a":2}', "training_model.bin": GOOD}), "container-invalid"),
-    "container with opaque files": (zipped({"metadata.json": b"{}", "training_model.bin": GOOD, "files/x": b"x"}), "model-format-denied"),
-    "container with foreign entry": (zipped({"metadata.json": b"{}", "training_model.bin": GOOD, "x.py": b"x"}), "container-invalid"),
+    "container with duplicate keys": (zipped({"metadata.json": b'{"a":1,"a":2}', "training_model.bin": GOOD}), "container-invalid"),  # noqa: E501
+    "container with opaque files": (zipped({"metadata.json": b"{}", "training_model.bin": GOOD, "files/x": b"x"}), "model-format-denied"),  # noqa: E501
+    "container with foreign entry": (zipped({"metadata.json": b"{}", "training_model.bin": GOOD, "x.py": b"x"}), "container-invalid"),  # noqa: E501
     "safetensors with a hole": (safetensors(_entry(data_offsets=[4, 12]), bytes(12)), "container-invalid"),
     "safetensors beyond its end": (safetensors(_entry(), bytes(4)), "container-invalid"),
     "safetensors with rest": (safetensors(_entry(), bytes(12)), "container-invalid"),
@@ -204,12 +207,21 @@ def _raw_zip(name: bytes, packed: bytes, size: int, also: dict[bytes, bytes] | N
     body, directory, count = b"", b"", 0
     for key, data in (also or {}).items():
         crc = zlib.crc32(data)
-        directory += struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, crc, len(data), len(data), len(key), 0, 0, 0, 0, 0, len(body)) + key
+        directory += (
+            struct.pack(
+                "<4s6H3L5H2L", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, crc, len(data), len(data), len(key), 0, 0, 0, 0, 0, len(body)
+            )
+            + key
+        )
         body += struct.pack("<4s5H3L2H", b"PK\x03\x04", 20, 0, 0, 0, 0, crc, len(data), len(data), len(key), 0) + key + data
         count += 1
     big = 0xFFFFFFFF
     extra = struct.pack("<2H2Q", 1, 16, size, len(packed))
-    directory += struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 45, 45, 0, 8, 0, 0, 0, big, big, len(name), len(extra), 0, 0, 0, 0, len(body)) + name + extra
+    directory += (
+        struct.pack("<4s6H3L5H2L", b"PK\x01\x02", 45, 45, 0, 8, 0, 0, 0, big, big, len(name), len(extra), 0, 0, 0, 0, len(body))
+        + name
+        + extra
+    )
     body += struct.pack("<4s5H3L2H", b"PK\x03\x04", 45, 0, 8, 0, 0, 0, big, big, len(name), len(extra)) + name + extra + packed
     count += 1
     return body + directory + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, count, count, len(directory), len(body), 0)
@@ -230,5 +242,10 @@ def test_every_infinity_and_nan_is_found(kind: str) -> None:
 
 
 def test_largest_finite_numbers_are_finite() -> None:
-    for kind, raw in (("f4", b"\xff\xff\x7f\x7f"), ("f8", b"\xff\xff\xff\xff\xff\xff\xef\x7f"), ("f2", b"\xff\x7b"), ("bf2", b"\x7f\x7f")):
+    for kind, raw in (
+        ("f4", b"\xff\xff\x7f\x7f"),
+        ("f8", b"\xff\xff\xff\xff\xff\xff\xef\x7f"),
+        ("f2", b"\xff\x7b"),
+        ("bf2", b"\x7f\x7f"),
+    ):
         assert chunk_is_finite(raw * 8, FLOATS[kind])
