@@ -8,6 +8,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No folder of examples: the checkout may belong to another user than the one who runs the tests.
+settings.register_profile("scaleoutd", database=None)
+settings.load_profile("scaleoutd")
 
 TIERS = ("unit", "kernel", "attack", "fault", "e2e", "packaging", "system")
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import secrets
 import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scaleoutd.cli.keygen import new_private_key, read_private_key, write_key_pair
@@ -28,6 +28,7 @@ from scaleoutd.cli.signing import (
     same_content,
     write_manifest,
 )
+from scaleoutd.core import strictjson
 from scaleoutd.core.clock import DAY_MS, Now
 from scaleoutd.core.envelope import serialise_envelope, verify_envelope
 from scaleoutd.core.ignore import IgnoreRules
@@ -44,6 +45,7 @@ from scaleoutd.runner.verify import project_nodes
 VALID_DAYS = 30  # of a manifest; it is signed again when a third of that is left
 ROOT_DAYS = 3650
 KEY_NAME = "development"
+VERSIONS = "versions.json"
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,12 @@ def resign_if_changed(
     name: str | None = None,
     environments: Iterable[str] = (),
     data_sets: Iterable[str] = (),
+    versions: Path | None = None,
 ) -> Resigned:
     """Signs the project again, one version up, when a file, a step or an id has changed.  Cheap when nothing has.
 
+    `versions` remembers the highest version of each project: nodes take no version below one that they took before, and a
+    manifest may be deleted, or come back with an older checkout.
     VerificationError `signature-threshold` when the manifest there was signed for production.
     """
     terms = Terms(
@@ -105,12 +110,56 @@ def resign_if_changed(
             return Resigned(signed=False, first=False, version=known.version, changed=(), project=known.project)
         before, is_mine = _before(tree, private_key, project)
         manifest = make_manifest(read_folder(tree), terms, before, at, project.name)
-        if before is not None and is_mine and same_content(before, manifest) and at.wall_ms < _renew_ms(before):
+        least = _versions(versions).get(manifest.project, 0)
+        manifest = replace(manifest, version=max(manifest.version, least + 1))
+        is_current = before is not None and before.version >= least and at.wall_ms < _renew_ms(before)
+        if before is not None and is_mine and is_current and same_content(before, manifest):
             _remember(project, tree, terms, private_key, before)
             return Resigned(signed=False, first=False, version=before.version, changed=(), project=before.project)
+        if versions is not None:
+            known_versions = {**_versions(versions), manifest.project: manifest.version}
+            replace_file(versions, strictjson.canonical(known_versions))
         write_manifest(project, manifest, [private_key])
         _remember(project, tree, terms, private_key, manifest)
     return Resigned(True, before is None, manifest.version, changed_files(before, manifest), manifest.project)
+
+
+class DevelopmentSigner:
+    """Signs one project for its own user, as often as it is asked."""
+
+    def __init__(self, project: Path, home: Path, data_sets: Sequence[str] = ()) -> None:
+        self.project, self.home = project, home
+        self.made_key = not _folder(home).is_dir()
+        self._key, _ = development_signer(home)
+        self._data_sets = tuple(data_sets)
+        self._name: str | None = None
+
+    @property
+    def trust_root(self) -> Path:
+        return development_root_path(self.home)
+
+    def sign(self) -> Resigned:
+        """Cheap when nothing changed.  The project keeps the name that it had at first: the policy names it too."""
+        signed = resign_if_changed(
+            self.project,
+            self._key,
+            name=self._name,
+            environments=["default"],
+            data_sets=self._data_sets,
+            versions=_folder(self.home) / VERSIONS,
+        )
+        self._name = signed.project
+        return signed
+
+    def lines(self, signed: Resigned) -> list[str]:
+        """What to tell the person."""
+        lines = [f"made a development key in {_folder(self.home)}"] if self.made_key else []
+        self.made_key = False
+        if signed.signed and signed.first:
+            lines.append(f"signed {signed.project}, version {signed.version}, {len(signed.changed)} files")
+        elif signed.signed:
+            lines.append(f"re-signed, {_counted(signed.changed)}")
+        return lines
 
 
 @dataclass(frozen=True)
@@ -141,6 +190,15 @@ def _counted(changed: tuple[str, ...]) -> str:
         return "no file changed"
     shown = ", ".join(changed[:5]) + (" …" if len(changed) > 5 else "")
     return f"{len(changed)} file{'s' if len(changed) > 1 else ''} changed: {shown}"
+
+
+def _versions(path: Path | None) -> dict[str, int]:
+    if path is None or not path.exists():
+        return {}
+    with storage_errors(f"read {path}"):
+        data = path.read_bytes()
+    value = strictjson.parse(data, max_bytes=1 << 20, what=str(path))
+    return {key: item for key, item in value.items() if isinstance(item, int)} if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)

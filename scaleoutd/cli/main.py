@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from scaleoutd.cli.terminal import fail
 from scaleoutd.errors import ScaleoutError
 
 USAGE = 64  # EX_USAGE
@@ -19,9 +20,7 @@ INTERRUPTED = 130
 
 def show_error(error: ScaleoutError) -> None:
     """Message with code, then what to do, on standard error."""
-    click.secho(f"{error.message} [{error.code}]", fg="red", err=True)
-    if error.hint:
-        click.echo(f"  → {error.hint}", err=True)
+    fail(error.message, error.code, error.hint)
 
 
 def run_command(command: click.Command) -> NoReturn:

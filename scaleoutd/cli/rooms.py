@@ -26,7 +26,7 @@ from pathlib import Path
 
 from scaleoutd.errors import PeerError, ScaleoutError
 from scaleoutd.ipc.channel import Channel, Refused
-from scaleoutd.ipc.doors import ALLOWED_WAYS, Open, Opened, Ready
+from scaleoutd.ipc.doors import ALLOWED_WAYS, AskToSign, Open, Opened, Ready, SignedNow, TaskEnded
 from scaleoutd.ipc.packets import Connection
 from scaleoutd.step.start import launcher_command
 
@@ -87,6 +87,8 @@ class Rooms:
     specs: Sequence[RoomSpec]
     on_event: Callable[[str, str], None] = lambda room, what: None
     extra: Mapping[int, Callable[[], None]] = field(default_factory=dict)  # more descriptors to watch, with what to do
+    on_sign: Callable[[], SignedNow] | None = None  # None: nothing is ever signed here
+    on_task_ended: Callable[[TaskEnded], None] = lambda ended: None
 
     def __post_init__(self) -> None:
         self._rooms = {spec.name: _Room(spec) for spec in self.specs}
@@ -94,6 +96,8 @@ class Rooms:
         self._launchers: set[int] = set()
         self._stopping = False
         self._starting = False
+        self.hurry = False  # set it, for example in a signal handler: what is being ended is killed at once
+        self.interrupted = False  # set it to give up a start that is under way
         for fd, act in self.extra.items():
             self._selector.register(fd, selectors.EVENT_READ, act)
 
@@ -106,6 +110,8 @@ class Rooms:
             self._start(room)
             deadline = time.monotonic() + START_S
             while room.spec.server and not room.ready:
+                if self.interrupted:
+                    return
                 self.turn(max(0.0, deadline - time.monotonic()))
                 if room.ended_with is not None:
                     raise ScaleoutError(
@@ -165,7 +171,7 @@ class Rooms:
                 continue
             room.process.send_signal(signal.SIGTERM)
             deadline = time.monotonic() + STOP_S
-            while room.process is not None and time.monotonic() < deadline:
+            while room.process is not None and time.monotonic() < deadline and not self.hurry:
                 self.turn(0.05)
             if room.process is not None:
                 room.process.kill()
@@ -235,17 +241,26 @@ class Rooms:
         self.on_event(room.spec.name, "ready")
 
     def _serve(self, room: _Room) -> None:
-        """A room asks for a connection."""
+        """A room asks for a connection; the runner may also ask for a signature, or tell how a task ended."""
         asks = room.asks
         if asks is None:
             return
         try:
-            wanted = asks.expect(Open, timeout_s=0).room
+            received = asks.receive(Open, AskToSign, TaskEnded, timeout_s=0)
+            received.close()
         except PeerError:
             self._selector.unregister(asks)
             asks.close()
             room.asks = None
             return
+        if isinstance(received.message, TaskEnded):
+            if room.spec.name == "runner":
+                self.on_task_ended(received.message)
+            return
+        if isinstance(received.message, AskToSign):
+            self._answer(asks, self._sign(room.spec.name), [])
+            return
+        wanted = received.message.room
         try:
             channel = self._connect(room.spec.name, wanted)
         except PeerError as exc:
@@ -254,8 +269,19 @@ class Rooms:
         self._answer(asks, Opened(wanted), [channel.fileno()])
         channel.close()
 
+    def _sign(self, asker: str) -> SignedNow | Refused:
+        if asker != "runner" or self.on_sign is None:
+            error: ScaleoutError = PeerError(
+                f"cannot sign for {asker}: this node takes only what somebody signed before", code="peer-denied"
+            )
+            return Refused.of(error)
+        try:
+            return self.on_sign()
+        except ScaleoutError as exc:
+            return Refused.of(exc)
+
     @staticmethod
-    def _answer(asks: Channel, body: Opened | Refused, descriptors: list[int]) -> None:
+    def _answer(asks: Channel, body: Opened | Refused | SignedNow, descriptors: list[int]) -> None:
         try:
             asks.tell(body, descriptors)
         except PeerError:

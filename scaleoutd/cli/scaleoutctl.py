@@ -10,6 +10,7 @@ import click
 from scaleoutd import __version__
 from scaleoutd.cli.audit import audit
 from scaleoutd.cli.demo import demo
+from scaleoutd.cli.doctor import doctor
 from scaleoutd.cli.explain import explain
 from scaleoutd.cli.init import init
 from scaleoutd.cli.keygen import keygen
@@ -25,7 +26,7 @@ def scaleoutctl() -> None:
     """Keys, signatures, single steps and the audit trail of a scaleoutd node."""
 
 
-for command in (audit, demo, explain, init, keygen, run, sign, trust, verify):
+for command in (audit, demo, doctor, explain, init, keygen, run, sign, trust, verify):
     scaleoutctl.add_command(command)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`client start`: from the command line to running rooms.
+"""`client start`: from the settled command line to running rooms.
 
 With `--policy` the node behaves as the service does: the policy's trust root, mTLS unless the policy says
 `client_certificate: none`, no signing.  Without it, it is a development node: a key in the user's home signs what lies in the
-folder, and a banner says so.
+folder, at the start and again before a task when something changed, and a banner says so.
 """
 
 from __future__ import annotations
@@ -12,65 +12,23 @@ import hashlib
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from scaleoutd import __version__
 from scaleoutd.agent.config import AgentConfig
-from scaleoutd.cli.development import development_root_path, development_signer, resign_if_changed
+from scaleoutd.cli.denials import SandboxFacts
+from scaleoutd.cli.development import DevelopmentSigner
 from scaleoutd.cli.foreground import Folders, Node, default_state
-from scaleoutd.cli.terminal import is_terminal, say, warn
+from scaleoutd.cli.startoptions import NUMPY_HELPER, StartOptions, parse_data_sets
+from scaleoutd.cli.terminal import say, warn
 from scaleoutd.core.policy import Policy, development_policy, parse_policy_yaml
 from scaleoutd.core.project import PROJECT_FILE
 from scaleoutd.durable import storage_errors
 from scaleoutd.errors import ConfigError, CredentialError
 
-
-@dataclass(frozen=True)
-class StartOptions:
-    """The command line, as values."""
-
-    api_url: str
-    token: str
-    project: Path | None
-    policy: Path | None
-    state_dir: Path | None
-    client_id: str
-    name: str
-    ca: Path | None
-    cert: Path | None
-    key: Path | None
-    data_sets: Mapping[str, str]
-    preferred_combiner: str
-    poll_interval_ms: int
-    log_level: str
-    log_format: str
-
-    @classmethod
-    def of(cls, *, token: str, data_sets: Sequence[str], **given: Any) -> StartOptions:
-        return cls(
-            api_url=given["api_url"],
-            token=token,
-            project=_absolute(given["project"]),
-            policy=_absolute(given["policy"]),
-            state_dir=_absolute(given["state_dir"]),
-            client_id=given["client_id"],
-            name=given["name"],
-            ca=_absolute(given["ca"]),
-            cert=_absolute(given["cert"]),
-            key=_absolute(given["key"]),
-            data_sets=parse_data_sets(data_sets),
-            preferred_combiner=given["preferred_combiner"],
-            poll_interval_ms=int(given["poll_interval"] * 1000),
-            log_level=given["log_level"],
-            log_format=given["log_format"] or ("text" if is_terminal() else "json"),
-        )
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return path.absolute() if path is not None else None
+__all__ = ["development_python", "find_project", "node_policy_of", "parse_data_sets", "start_node"]
 
 
 def find_project(given: Path | None) -> Path:
@@ -84,19 +42,6 @@ def find_project(given: Path | None) -> Path:
         code="config-missing",
         hint="Go to the project's folder, name it with --project, or make one: `scaleoutctl init DIR`.",
     )
-
-
-def parse_data_sets(given: Sequence[str]) -> dict[str, str]:
-    """ID=PATH pairs; the path is made absolute and must exist."""
-    found: dict[str, str] = {}
-    for pair in given:
-        name, mark, path = pair.partition("=")
-        if not mark or not name or not path:
-            raise ConfigError(f"cannot use --data {pair}: expected ID=PATH")
-        if not Path(path).exists():
-            raise ConfigError(f"cannot use --data {pair}: there is nothing at {path}", code="config-missing")
-        found[name] = os.path.realpath(path)
-    return found
 
 
 def development_python() -> str:
@@ -118,71 +63,113 @@ def _through_shims(python: str) -> str:
 
 
 def node_policy_of(project: Path | None, policy_file: Path | None, data_sets: Mapping[str, str]) -> tuple[Policy, bool]:
-    """The policy in force, and whether this is a development node (no policy file).
+    """The policy in force, and whether this is a development node (no policy file); signs for a development node.
 
     The policy's own project folder counts; `project` replaces it when it is given.
     """
+    policy, signer = _policy_of(project, policy_file, data_sets)
+    return policy, signer is not None
+
+
+def _policy_of(
+    project: Path | None, policy_file: Path | None, data_sets: Mapping[str, str]
+) -> tuple[Policy, DevelopmentSigner | None]:
     if policy_file is None:
-        return _development(find_project(project), data_sets), True
+        return _development(find_project(project), data_sets)
     if data_sets:
         raise ConfigError("cannot use --data with --policy: data sets are the policy's", hint="Name them under data_sets:.")
     with storage_errors(f"read the policy {policy_file}"):
         policy = parse_policy_yaml(policy_file.read_bytes(), name=str(policy_file))
     if project is not None:
         policy = replace(policy, project=replace(policy.project, path=str(find_project(project))))
-    return policy, False
+    return policy, None
 
 
-def _development(project: Path, data_sets: Mapping[str, str]) -> Policy:
+def _development(project: Path, data_sets: Mapping[str, str]) -> tuple[Policy, DevelopmentSigner]:
     """Signs what lies in the folder with this user's development key, and says so."""
-    home = Path.home()
-    key, _ = development_signer(home)
-    signed = resign_if_changed(project, key, environments=["default"], data_sets=sorted(data_sets))
-    if signed.first:
-        say(f"signed with your development key: {signed.project}, version {signed.version}")
-    elif signed.signed:
-        count = len(signed.changed)
-        say(f"re-signed, {count} file{'s' if count != 1 else ''} changed: {', '.join(signed.changed[:5])}")
-    return development_policy(
+    signer = DevelopmentSigner(project, Path.home(), sorted(data_sets))
+    signed = signer.sign()
+    for line in signer.lines(signed):
+        say(line)
+    policy = development_policy(
         str(project),
         development_python(),
         data_sets,
         signed.project,
-        trust_root=str(development_root_path(home)),
+        trust_root=str(signer.trust_root),
         cpus=len(os.sched_getaffinity(0)),
     )
+    return policy, signer
 
 
 def start_node(options: StartOptions) -> int:
     """Runs the node in the foreground until it is told to end; its exit status."""
-    policy, development = node_policy_of(options.project, options.policy, options.data_sets)
+    say(f"scaleoutd {__version__}")
+    for line in options.notices:
+        warn(line)
+    policy, signer = _policy_of(options.project, options.policy, options.data_sets)
+    policy = _with_helper(policy, options, signer is not None)
     if policy.client_certificate == "required" and not (options.cert and options.key):
         raise CredentialError(
             "cannot start: mTLS is demanded and no client certificate was given",
             code="client-certificate-missing",
             hint="Give --cert and --key, or write `client_certificate: none` in the policy.",
         )
-    name = options.name or policy.project.name
     key = hashlib.sha256(f"{policy.project.path}\0{options.api_url}\0{options.client_id}".encode()).hexdigest()[:12]
     folders = Folders(options.state_dir or default_state(f"{policy.project.name}-{key}"))
-    banner(options, policy, folders, development)
-    agent = AgentConfig(
+    banner(options, policy, folders, signer)
+    return Node(
+        folders,
+        policy,
+        agent_config(options, policy, folders, development=signer is not None),
+        facts=SandboxFacts.of(policy),
+        signer=signer,
+        compute_lock=options.compute_lock,
+        on_event=_tell,
+    ).run()
+
+
+def agent_config(options: StartOptions, policy: Policy, folders: Folders, *, development: bool) -> AgentConfig:
+    """What the agent is told.  Without --ca the system's CAs count for a development node only."""
+    return AgentConfig(
         api_url=options.api_url,
         state_dir=str(folders.agent),
         token=options.token,
         client_id=options.client_id,
-        name=name,
-        ca=str(options.ca or ""),
+        name=options.name or policy.project.name,
+        ca=options.ca,
         cert=str(options.cert or ""),
         key=str(options.key or ""),
-        system_store=development and options.ca is None,
+        system_store=development and not options.ca,
+        api_ca=options.api_ca if options.has_own_api_ca else "",
+        # A CA for the combiner alone, by the official client's variable, does not speak for the API.
+        api_system_store=development and bool(options.ca) and not options.api_ca and options.ca_is_the_combiners,
         client_certificate=policy.client_certificate,
         preferred_combiner=options.preferred_combiner,
+        combiner=options.combiner,
+        check_compatibility=options.check_compatibility,
+        auth_scheme=options.auth_scheme,
+        status_reporting=options.status_reporting,
+        token_cache_dir=options.token_cache_dir if development or options.token_is_cached else "",
         poll_interval_ms=options.poll_interval_ms,
-        log_level=options.log_level,  # type: ignore[arg-type]  # click checked the choice
-        log_format=options.log_format,  # type: ignore[arg-type]
+        log_level=options.log_level,
+        log_format=options.log_format,
     )
-    return Node(folders, policy, agent, on_event=_tell).run()
+
+
+def _with_helper(policy: Policy, options: StartOptions, development: bool) -> Policy:
+    """A helper other than numpy's makes models opaque bytes: in development that is granted by the flag, else by the policy."""
+    if options.helper_type in ("", NUMPY_HELPER):
+        return policy
+    if development:
+        return replace(policy, model_formats=(*policy.model_formats, "raw"))
+    if "raw" not in policy.model_formats:
+        raise ConfigError(
+            f"cannot use --helper_type {options.helper_type}: its models are opaque bytes, the policy's model_formats are"
+            f" {', '.join(policy.model_formats)}",
+            hint="Add raw to model_formats in the policy, if models that nobody can look into are right.",
+        )
+    return policy
 
 
 def _tell(room: str, what: str) -> None:
@@ -190,11 +177,15 @@ def _tell(room: str, what: str) -> None:
         warn(f"room {room}: {what}")
 
 
-def banner(options: StartOptions, policy: Policy, folders: Folders, development: bool) -> None:
+def banner(options: StartOptions, policy: Policy, folders: Folders, signer: DevelopmentSigner | None) -> None:
     """What a person must know before anything happens."""
-    say(f"scaleoutd {__version__}: project {policy.project.name} in {policy.project.path}")
+    say(f"project {policy.project.name} in {policy.project.path}; steps run with {_pythons(policy)}")
     say(f"state and trail: {folders.state}")
-    if development:
+    if signer is not None:
         warn("development mode: a key in your home signs what lies in the project folder; give --policy for a real node")
     if not options.cert:
         warn("no client certificate: the combiner knows this node by its token only")
+
+
+def _pythons(policy: Policy) -> str:
+    return ", ".join(rule.python for _, rule in sorted(policy.environments.items())) or "no environment"

@@ -14,37 +14,44 @@ from pathlib import Path
 from scaleoutd.durable import storage_errors
 from scaleoutd.errors import ConfigError
 
-FD_OPTION = "--token-fd"
+OPTIONS = ("--token", "--enrollment-token")  # each has a hidden `…-fd` beside it
 MAX_TOKEN_BYTES = 16 * 1024
 
 
 def take_off_command_line() -> None:
     """Does not return when there was a token on the command line."""
     arguments = list(sys.argv[1:])
-    for index, argument in enumerate(arguments):
-        if argument == "--":
-            return
-        if argument == "--token" and index + 1 < len(arguments):
+    found = False
+    index = 0
+    while index < len(arguments) and arguments[index] != "--":
+        option, mark, token = arguments[index].partition("=")
+        length = 1
+        if option in OPTIONS and not mark and index + 1 < len(arguments):
             token, length = arguments[index + 1], 2
-        elif argument.startswith("--token="):
-            token, length = argument.removeprefix("--token="), 1
-        else:
-            continue
-        fd = os.memfd_create("scaleoutd-token", 0)
-        os.write(fd, token.encode())
-        os.lseek(fd, 0, os.SEEK_SET)
-        os.set_inheritable(fd, True)
+        if option in OPTIONS and (mark or length == 2):
+            arguments[index : index + length] = [f"{option}-fd", str(_in_memory(token))]
+            found = True
+        index += 1
+    if found:
         # Interpreter options and the script, as they were; only the arguments differ.
-        before = sys.orig_argv[1 : len(sys.orig_argv) - len(arguments)]
-        arguments[index : index + length] = [FD_OPTION, str(fd)]
+        before = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
         os.execv(sys.executable, [sys.executable, *before, *arguments])  # noqa: S606  # ourselves, as we were called
+
+
+def _in_memory(token: str) -> int:
+    """A descriptor that the next image inherits."""
+    fd = os.memfd_create("scaleoutd-token", 0)
+    os.write(fd, token.encode("utf-8", "surrogateescape"))
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.set_inheritable(fd, True)
+    return fd
 
 
 def read_token(fd: int | None, file: Path | None) -> str:
     """The token from the memory file or from `file` ("-" for standard input); "" when neither is given."""
     if fd is not None:
         try:
-            return os.read(fd, MAX_TOKEN_BYTES).decode().strip()
+            return os.read(fd, MAX_TOKEN_BYTES).decode("ascii", "replace").strip()
         finally:
             os.close(fd)
     if file is None:
@@ -53,4 +60,4 @@ def read_token(fd: int | None, file: Path | None) -> str:
         data = sys.stdin.buffer.read(MAX_TOKEN_BYTES + 1) if str(file) == "-" else file.read_bytes()
     if len(data) > MAX_TOKEN_BYTES:
         raise ConfigError(f"cannot read the token file {file}: it is larger than {MAX_TOKEN_BYTES} bytes")
-    return data.decode("ascii", "strict").strip()
+    return data.decode("ascii", "replace").strip()  # what is no token is refused as such

@@ -8,19 +8,26 @@ Which descriptor a request came in on says who asks: no room can claim to be ano
 system.  In the service the same two classes are filled by named sockets (unix(7), SO_PEERCRED for servers, ownership of
 the path for clients).
 
+In the foreground the runner has two more things to say to the parent, who is the user's own program: it asks for the project
+to be signed again (development only: the parent has the key, no room does), and it tells how a task ended, so that one place
+writes to the terminal, in order.
+
 The allowed ways: agent → runner, agent → ledger, runner → step, runner → ledger, cli → runner, cli → ledger.
 """
 
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol
 
 from scaleoutd.core import records
 from scaleoutd.errors import PeerError
 from scaleoutd.ipc.channel import Channel, message
 from scaleoutd.ipc.packets import Connection
+
+SIGN_S = 90.0  # a project with large files is hashed whole
 
 ALLOWED_WAYS = frozenset(
     {
@@ -58,6 +65,34 @@ class Ready:
     status: str = ""
 
 
+@message("ask-to-sign")
+@dataclass(frozen=True)
+class AskToSign:
+    """From the runner of a development node, before it verifies: sign what lies in the project now, if it changed."""
+
+
+@message("signed-now")
+@dataclass(frozen=True)
+class SignedNow:
+    """The project carries a signature of what lies there; `changed` files differ from the one before."""
+
+    version: records.Natural
+    changed: records.Natural
+
+
+@message("task-ended")
+@dataclass(frozen=True)
+class TaskEnded:
+    """From the runner, unanswered: a task's end.  `code` is "" when its result was released; `denied` counts refused calls."""
+
+    task: records.Name
+    run: records.Name
+    code: Annotated[str, records.Text(64, r"[a-z0-9-]*")] = ""
+    message: str = ""
+    hint: str = ""
+    denied: Mapping[str, int] = field(default_factory=dict)
+
+
 class ClientDoor(Protocol):
     """Opens connections to other rooms."""
 
@@ -87,6 +122,15 @@ class InheritedClientDoor:
             received.close()
             raise PeerError(f"cannot open a connection to {room}: the parent sent no descriptor")
         return Channel(Connection.from_descriptor(received.take()), room)
+
+    def ask_to_sign(self, timeout_s: float = SIGN_S) -> SignedNow:
+        """Raises what kept the parent from signing."""
+        with self._lock:
+            return self._parent.ask(AskToSign(), SignedNow, timeout_s=timeout_s)
+
+    def tell(self, ended: TaskEnded) -> None:
+        with self._lock:
+            self._parent.tell(ended)
 
 
 class InheritedServerDoor:

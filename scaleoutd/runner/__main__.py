@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--policy", type=Path, required=True, help="policy.lock, canonical JSON")
     parser.add_argument("--backend", choices=("namespaces", "systemd", "inner"), default="namespaces")
     parser.add_argument("--terminal", type=int, help="descriptor that gets what steps print, at once")
+    parser.add_argument("--compute-lock", type=Path, help="file to lock while a step runs")
     parser.add_argument("--spares", type=int, default=1, help="step instances to keep connected")
     parser.add_argument("--door", type=int, required=True, help="descriptor of the door out")
     parser.add_argument("--accept", type=int, required=True, help="descriptor of the door in")
@@ -34,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         instances=Instances(door, given.spares),
         backend=given.backend,
         terminal=given.terminal,
+        watcher=door.tell if given.terminal is not None else None,
+        ask_to_sign=door.ask_to_sign if given.terminal is not None else None,
+        compute_lock=given.compute_lock,
     )
     return run(room, accept, accept.ready)
 

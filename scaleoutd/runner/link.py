@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Mapping
 
 from scaleoutd.errors import PeerError
 from scaleoutd.ipc.channel import Channel
@@ -25,6 +26,8 @@ class Link:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.cancelled = ""
+        self.run = ""  # what the task became, for whoever watches in the foreground
+        self.denied: Mapping[str, int] = {}
 
     def receive_model(self, run: str, max_bytes: int, writer: int) -> ModelReceived:
         """Hands out the write-only descriptor (ours is closed) and waits until the agent says that it is done."""

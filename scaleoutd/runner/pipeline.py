@@ -28,6 +28,7 @@ from scaleoutd.durable import storage_errors
 from scaleoutd.errors import LedgerError, OutputError, PeerError, ScaleoutError, from_code
 from scaleoutd.ipc.messages import Released
 from scaleoutd.runner import egress, planner
+from scaleoutd.runner.computelock import computing
 from scaleoutd.runner.environments import ResolvedEnvironment, check_data_set, resolve_environment
 from scaleoutd.runner.instances import GRACE_S, Instance
 from scaleoutd.runner.link import Link
@@ -131,6 +132,8 @@ def verify(task: Task, policy: Policy) -> Proven:
     """1: the project is exactly what enough trusted people signed, in date, and no older than any accepted before."""
     task.stage = "verify"
     room = task.room
+    if policy.development and room.ask_to_sign is not None:
+        room.ask_to_sign()  # the parent has the key; it refuses what was signed for production
     floors = room.floors()
     root = read_trust_root(Path(policy.trust_root), task.now, floor_version=floors.root_version)
     proven = prove(Path(policy.project.path), root, policy, floors, task.now)
@@ -263,10 +266,11 @@ def execute(task: Task, instance: Instance, plan: SandboxPlan) -> StepResult:
     """8: the step runs; its end, its use and what was in force go on record, whatever it was."""
     task.stage = "execute"
     task.link.stage("execute")
-    with task.room.output_file(task.run.name) as log:
+    with task.room.output_file(task.run.name) as log, computing(task.room.compute_lock, task.link):
         instance.execute(plan, log, task.room.terminal)
         task.link.watch(instance)
         result = instance.ended(plan.limits.wall_clock_s + GRACE_S)
+    task.link.denied = result.denied
     task.note("run-ended", **egress.result_body(result))
     error = failure_of(result, plan)
     if error is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from scaleoutd.core.clock import Now
 from scaleoutd.core.manifest import VerifiedManifest
 from scaleoutd.core.strictjson import Json
 from scaleoutd.durable import make_private_folder, replace_file, storage_errors
+from scaleoutd.ipc.doors import TaskEnded
 from scaleoutd.ipc.ledger_client import LedgerClient
 from scaleoutd.runner.instances import Instances
 from scaleoutd.runner.outbox import Outbox
@@ -42,7 +43,12 @@ def read_clock() -> Now:
 
 @dataclass
 class Room:
-    """The runner's belongings.  `terminal` is a pipe to whoever watches in the foreground."""
+    """The runner's belongings.
+
+    In the foreground: `terminal` is a pipe to whoever watches, `watcher` hears how tasks end, `ask_to_sign` has the parent sign
+    a development project again.  `compute_lock` is the official client's SCALEOUT_CLIENT_COMPUTE_LOCK: a file that clients
+    lock (flock) while they compute, so that one does at a time.
+    """
 
     state: Path
     policy_file: Path
@@ -50,6 +56,9 @@ class Room:
     instances: Instances
     backend: Literal["namespaces", "systemd", "inner"] = "namespaces"
     terminal: int | None = None
+    watcher: Callable[[TaskEnded], None] | None = None
+    ask_to_sign: Callable[[], object] | None = None
+    compute_lock: Path | None = None
     runs: Runs = field(init=False)
     outbox: Outbox = field(init=False)
 

@@ -19,7 +19,7 @@ from scaleoutd.core.plan import Enforcement
 from scaleoutd.core.policy import Policy
 from scaleoutd.errors import CODES, LaunchError, LedgerError, PeerError, PolicyDeniedError, ScaleoutError, from_code
 from scaleoutd.ipc.channel import Channel, Refused
-from scaleoutd.ipc.doors import ServerDoor
+from scaleoutd.ipc.doors import ServerDoor, TaskEnded
 from scaleoutd.ipc.messages import CancelTask, Delivered, Forgotten, Released, TaskOffer
 from scaleoutd.ipc.step import Probed
 from scaleoutd.runner import planner
@@ -146,18 +146,24 @@ class Runner:
 
     def handle(self, channel: Channel) -> None:
         """One connection: one task, from its offer to what became of it."""
+        link = Link(channel)
+        offer: TaskOffer | None = None
         try:
             channel.greet("runner", self._digests)
             offer = channel.expect(TaskOffer)
             # A client that waits for its turn costs a thread, not a run.
             with self._one_at_a_time:
-                answer = self._answer(offer, Link(channel))
+                answer = self._answer(offer, link)
+            self._tell_end(offer, link)
             if answer is not None:
                 self._deliver(channel, *answer)
         except PeerError as exc:
-            self.log(f"connection of {channel.peer} ended: {exc.message}")
+            # In the foreground that is Ctrl-C or a cancellation, and the parent knows.
+            if self.room.watcher is None or exc.code != "peer-closed":
+                self.log(f"connection of {channel.peer} ended: {exc.message}")
         except ScaleoutError as exc:
-            self.log(f"task of {channel.peer} refused: {exc.message} [{exc.code}]")
+            if offer is None or not self._tell_end(offer, link, exc):
+                self.log(f"task of {channel.peer} refused: {exc.message} [{exc.code}]")
             self._refuse(channel, exc)
         except Exception as exc:  # a bug must not take the room down with it; it is told and the task fails
             self.log(f"bug while serving {channel.peer}: {exc!r}")
@@ -165,6 +171,18 @@ class Runner:
             raise
         finally:
             channel.close()
+
+    def _tell_end(self, offer: TaskOffer, link: Link, error: ScaleoutError | None = None) -> bool:
+        """Tells whoever watches in the foreground how a task ended; False when nobody does."""
+        if self.room.watcher is None:
+            return False
+        body = Refused.of(error) if error is not None else Refused("none", "")
+        code = body.code if error is not None else ""
+        try:
+            self.room.watcher(TaskEnded(offer.task, link.run or "none", code, body.message, body.hint, link.denied))
+        except PeerError:
+            return False
+        return True
 
     def _refuse(self, channel: Channel, error: ScaleoutError) -> None:
         """Tells the asker.  What the agent is told can leave the node, so it gets the bare code unless the policy says more."""
@@ -184,6 +202,7 @@ class Runner:
     def _answer(self, offer: TaskOffer, link: Link) -> tuple[Released, Outgoing] | None:
         """Runs the task, or answers from the run-once table when it was run before."""
         run = self.room.runs.open(offer)
+        link.run = run.name
         try:
             if run.state in ("computed", "released"):
                 task = Task(self.room, run, link, self.room.now())

@@ -65,7 +65,13 @@ def set_rlimits(limits: Iterable[tuple[int, int, int]]) -> None:
 def become(identity: Identity) -> None:
     """Groups, gid and uid of `identity`, then no capability in any set, now or by exec."""
     with stage("capability bounding set"):
-        syscalls.drop_bounding_set()
+        try:
+            syscalls.drop_bounding_set()
+        except PermissionError:
+            # An ordinary user without an own user namespace has no capability, so not CAP_SETPCAP either: the set cannot
+            # be emptied, and with no_new_privs no exec can draw on it (capabilities(7)).
+            if identity.change or _holds_capabilities():
+                raise
     with stage("uid"):
         if identity.change:
             os.setgroups([])
@@ -75,6 +81,11 @@ def become(identity: Identity) -> None:
         syscalls.drop_capabilities()
     with stage("no_new_privs"):
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _holds_capabilities() -> bool:
+    with open("/proc/self/status") as file:
+        return any(line.startswith("CapPrm:") and int(line.split()[1], 16) for line in file)
 
 
 def restrict(grants: Iterable[Grant], program: bytes, *, abi: int, scopes: bool = True, listener: bool = False) -> int:

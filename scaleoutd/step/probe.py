@@ -129,9 +129,8 @@ def _arena(identity: confine.Identity) -> Iterator[Arena]:
             os.waitpid(victim, 0)
         for sock in sockets:
             sock.close()
-        for name in (secret, path):
-            if os.path.lexists(name):
-                os.unlink(name)
+        for name in os.listdir(folder):  # an act that went through may have made a file
+            os.unlink(f"{folder}/{name}")
         os.rmdir(folder)
 
 

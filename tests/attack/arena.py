@@ -93,8 +93,8 @@ class Arena:
         for name_of_file in ("usr/bin/env", "etc/passwd"):
             (copy / name_of_file).write_text("")
         if self.root:
-            for path in [copy, *copy.rglob("*")]:
-                os.chown(path, self.step_uid, self.step_uid)
+            for below in [copy, *copy.rglob("*")]:
+                os.chown(below, self.step_uid, self.step_uid)
         parts = ("scratch", "usr", "etc", "root", "tmp")
         outside = {
             **self.targets,

@@ -237,7 +237,7 @@ for _device in ("kmsg", "mem", "tty", "ptmx", "vda", "fuse", "kvm", "loop-contro
     _simple(
         f"device-{_device.replace('/', '-')}",
         "root" if _device in ("kmsg", "ptmx") else "no control: the device may not exist",
-        lambda _, d=_device: os.close(os.open(f"/dev/{d}", os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)),  # type: ignore[misc]
+        lambda _, d=_device: os.close(os.open("/dev/" + str(d), os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY)),  # type: ignore[misc]
     )
 _simple("mknod-char", "root", lambda t: os.mknod(t["scratch"] + "/mem", stat.S_IFCHR | 0o666, os.makedev(1, 1)))
 _simple("mknod-block", "root", lambda t: os.mknod(t["scratch"] + "/disk", stat.S_IFBLK | 0o666, os.makedev(254, 0)))

@@ -114,7 +114,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "byte": lambda p: (
         os.chmod(p / "train.py", 0o644), (p / "train.py").write_bytes(b"print(9)\n"), os.chmod(p / "train.py", 0o444),
     ),
-    "truncated": lambda p: os.truncate(p / "train.py", 3),
+    "truncated": lambda p: (os.chmod(p / "train.py", 0o644), os.truncate(p / "train.py", 3), os.chmod(p / "train.py", 0o444)),
     "missing": lambda p: (p / "train.py").unlink(),
     "extra": lambda p: (p / "sitecustomize.py").write_bytes(b"import os"),
     "mode": lambda p: os.chmod(p / "train.py", 0o666),
