@@ -196,4 +196,3 @@ def _path_in(text: str) -> str:
 
 def _has_not(call: str) -> str:
     return "has no network" if call == "socket" else "refuses that call"
-

@@ -66,9 +66,7 @@ class StartOptions:
         return bool(self.api_ca) and self.api_ca != self.ca
 
 
-def settle(
-    given: Mapping[str, Any], *, token: str, data_sets: Sequence[str], environment: Mapping[str, str]
-) -> StartOptions:
+def settle(given: Mapping[str, Any], *, token: str, data_sets: Sequence[str], environment: Mapping[str, str]) -> StartOptions:
     """`given` by click's parameter names; ConfigError names the flag, variable or key that cannot be used."""
     told = check_flags({_flag(key): str(value) for key, value in given.items() if value not in (None, False, "")})
     told += check_variables(environment)

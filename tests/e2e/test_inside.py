@@ -97,7 +97,7 @@ class Listening:
         self.path = str(folder / "listening.sock")
         self._ends = [socket.socket(family, socket.SOCK_STREAM) for family in (socket.AF_INET, socket.AF_UNIX, socket.AF_UNIX)]
         for end, address in zip(self._ends, (("127.0.0.1", 0), self.path, f"\0{self.name}"), strict=True):
-            end.bind(address)
+            end.bind(address)  # type: ignore[arg-type]  # a tuple, a path, an abstract name
             end.listen(16)
         Path(self.path).chmod(0o777)
         self.port = self._ends[0].getsockname()[1]
@@ -197,7 +197,17 @@ def test_nothing_of_the_node_is_reached_from_inside(kind: str, probed: Probed) -
 def test_the_things_that_were_tried_are_those_that_matter(probed: Probed) -> None:
     _, inside, _ = probed
     tried = " ".join(inside["read"])
-    for part in (".key", "policy.yaml", "policy.lock", "/agent/", "/runner/runs/", "/runner/outbox/", "/audit/", "train.py", "environ"):
+    for part in (
+        ".key",
+        "policy.yaml",
+        "policy.lock",
+        "/agent/",
+        "/runner/runs/",
+        "/runner/outbox/",
+        "/audit/",
+        "train.py",
+        "environ",
+    ):
         assert part in tried or part == "/runner/outbox/", part
 
 

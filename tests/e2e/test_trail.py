@@ -65,9 +65,7 @@ def test_jq_says_what_ran_on_which_code_with_which_model_and_what_left(finished:
     )
     assert began["command"][:2] == ["python", "train.py"]
     assert (began["project"], began["manifest_version"]) == ("echo", 1)
-    (proven,) = {
-        text for text in jq(site, 'select(.metadata.event_code == "manifest-verified") | .unmapped.event.manifest_sha256')
-    }
+    (proven,) = set(jq(site, 'select(.metadata.event_code == "manifest-verified") | .unmapped.event.manifest_sha256'))
     assert began["manifest_sha256"] == proven
     (received,) = jq(
         site, f'select(.metadata.event_code == "model-received" and .unmapped.event.run == "{run}") | .unmapped.event'
