@@ -46,15 +46,20 @@ class Interrupt:
 
     def wait_with(self, fd: int, timeout_s: float | None) -> tuple[bool, bool]:
         """(set, `fd` is readable); waits for one of them."""
+        own = self._fd
+        if own < 0:
+            return True, False
         poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
+        poll.register(own, select.POLLIN)
         if fd >= 0:
             poll.register(fd, select.POLLIN)
         ready = {number for number, _ in poll.poll(None if timeout_s is None else int(timeout_s * 1000) + 1)}
-        return self._fd in ready, fd in ready
+        return own in ready, fd in ready
 
     def close(self) -> None:
         with self._lock:
-            os.close(self._fd)
+            if self._fd >= 0:  # a number closed twice may be somebody else's by then
+                os.close(self._fd)
+                self._fd = -1
             self._break_off = None
             self.reason = self.reason or "closed"
