@@ -68,9 +68,9 @@ def doctor(
 
 def show(finding: Finding) -> None:
     mark = click.style(f"{finding.status:<4}", fg=_COLOUR[finding.status])
-    click.echo(f"{mark} {finding.check:<16} {escape(finding.found)}")
+    click.echo(f"{mark} {finding.check:<25} {escape(finding.found)}")
     if finding.fix:
-        click.echo(f"     {'':<16} → {escape(finding.fix)}")
+        click.echo(f"     {'':<25} → {escape(finding.fix)}")
 
 
 def examine(

@@ -1,33 +1,70 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scaleoutctl`: keys, signatures, single steps, the trail, the demo."""
+"""`scaleoutctl`: keys, signatures, single steps, the trail, and what a person wants to know of a node.
+
+A command's module is imported when the command is used: `doctor` must work where a package is missing, and none should wait
+for the imports of another.
+"""
 
 from __future__ import annotations
 
+import importlib
 from typing import NoReturn
 
 import click
 
 from scaleoutd import __version__
-from scaleoutd.cli.audit import audit
-from scaleoutd.cli.demo import demo
-from scaleoutd.cli.doctor import doctor
-from scaleoutd.cli.explain import explain
-from scaleoutd.cli.init import init
-from scaleoutd.cli.keygen import keygen
 from scaleoutd.cli.main import run_command
-from scaleoutd.cli.run import run
-from scaleoutd.cli.sign import sign, verify
-from scaleoutd.cli.trust import trust
+from scaleoutd.errors import ConfigError
+
+# Command → module, and one line for the list.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "audit": ("audit", "Verify and read an audit trail, or a copy of one."),
+    "demo": ("demo", "A combiner, two nodes and three rounds on this machine."),
+    "doctor": ("doctor", "Say whether this host can run a node, and what to do where it cannot."),
+    "explain": ("explain", "Say what a step will see, may do and may send."),
+    "init": ("init", "Make a small project."),
+    "keygen": ("keygen", "Make a signing key."),
+    "run": ("run", "Run one step of the local project without a server."),
+    "sign": ("sign", "Sign a project: every file, how it is run, and for how long."),
+    "trust": ("trust", "Make the trust root of a node."),
+    "verify": ("sign", "Prove that a project is exactly what was signed."),
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class Commands(click.Group):
+    """The commands of `COMMANDS`, imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        try:
+            found: click.Command = getattr(importlib.import_module(f"scaleoutd.cli.{module}"), cmd_name)
+        except ModuleNotFoundError as exc:
+            raise ConfigError(
+                f"cannot run {cmd_name}: the package of module {exc.name} is not installed",
+                code="config-missing",
+                hint="See which one: `scaleoutctl doctor`.",
+            ) from exc
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="scaleoutctl")
 def scaleoutctl() -> None:
-    """Keys, signatures, single steps and the audit trail of a scaleoutd node."""
+    """Keys, signatures, single steps and the audit trail of a scaleoutd node.
 
-
-for command in (audit, demo, doctor, explain, init, keygen, run, sign, trust, verify):
-    scaleoutctl.add_command(command)
+    \b
+    Example:
+      scaleoutctl doctor && scaleoutctl init my-project
+    """
 
 
 def main() -> NoReturn:

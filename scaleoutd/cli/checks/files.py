@@ -45,7 +45,7 @@ def existing(path: Path) -> Path:
 
 
 def noexec(subject: Subject) -> Finding:
-    """The folder for temporary files may be noexec: a step has its own.  An interpreter and the state folder may not."""
+    """The shared temporary folders may be noexec: a step has its own.  Interpreter and state folder may not."""
     python = Path(subject.interpreter)
     if python.exists() and _flags(Path(os.path.realpath(python))) & os.ST_NOEXEC:
         where = _mount_of(Path(os.path.realpath(python)))

@@ -138,7 +138,7 @@ def security_modules() -> Finding:
     if enforce == "1":
         return warn(
             "security-modules",
-            f"SELinux is enforcing, in context {read_text('/proc/self/attr/current') or '?'}; there is no module of scaleoutd yet",  # noqa: E501
+            f"SELinux is enforcing, this program is {read_text('/proc/self/attr/current') or '?'}; scaleoutd has no module yet",
             "Nothing while `sandbox` below is proven; else: ausearch -m AVC -ts recent",
         )
     told = "SELinux permissive" if enforce == "0" else "no SELinux"
@@ -153,7 +153,7 @@ def fapolicyd() -> Finding:
         return warn(
             "fapolicyd",
             "fapolicyd is installed: programs and scripts that it does not trust are not executed",
-            f"fapolicyd-cli --file add {os.path.realpath('/proc/self/exe')} && fapolicyd-cli --update   (as root, if it is denied)",  # noqa: E501
+            f"fapolicyd-cli --file add {os.path.realpath('/proc/self/exe')} && fapolicyd-cli --update   (if it is denied)",
         )
     return ok("fapolicyd", "not installed")
 
