@@ -105,6 +105,7 @@ class Node:
             on_task_ended=self._task_ended,
         )
         self._signal = 0
+        self.told: set[str] = set()  # messages of failures that the person has seen
 
     def _terminal(self) -> tuple[list[str], list[int]]:
         fd = self.output.writer()
@@ -174,8 +175,8 @@ class Node:
     def _task_ended(self, ended: TaskEnded) -> None:
         self.output.flush()
         if ended.code:
-            fail(ended.message, ended.code, ended.hint)
             log = self._folders.runner / "output" / f"{ended.run}.log"
-            if ended.code.startswith(("step-", "limit-", "output-")) and log.exists():
-                say(f"  what it printed: {log}")
+            ran = ended.code.startswith(("step-", "limit-")) and log.exists()
+            fail(ended.message, ended.code, f"What it printed is in {log}" if ran else ended.hint)
+            self.told.add(ended.message)
         self._witness.ended(ended)

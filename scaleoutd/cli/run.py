@@ -45,16 +45,17 @@ def run(
     Example:
       python build.py seed.npz && scaleoutctl run train --in seed.npz --out update.zip
     """
-    found, _ = node_policy_of(project, policy, parse_data_sets(data_sets))
+    found, signer = node_policy_of(project, policy, parse_data_sets(data_sets))
     folders = Folders(state_dir.absolute() if state_dir else default_state(f"{found.project.name}-local"))
-    node = Node(folders, found, output=StepOutput())
+    node = Node(folders, found, output=StepOutput(), signer=signer)
     try:
         node.rooms.start()
         began = time.monotonic()
         result = offer_locally(node.rooms, task, model, settings=settings, save_to=out, on_stage=lambda name: None)
         wall_s = time.monotonic() - began
     except ScaleoutError as exc:
-        show_error(exc)
+        if exc.message not in node.told:
+            show_error(exc)
         if as_json:
             click.echo(json.dumps({"ok": False, "code": exc.code, "message": exc.message, "hint": exc.hint}))
         return exc.exit_status

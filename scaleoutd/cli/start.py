@@ -62,18 +62,13 @@ def _through_shims(python: str) -> str:
     return os.path.realpath(sys.executable)
 
 
-def node_policy_of(project: Path | None, policy_file: Path | None, data_sets: Mapping[str, str]) -> tuple[Policy, bool]:
-    """The policy in force, and whether this is a development node (no policy file); signs for a development node.
+def node_policy_of(
+    project: Path | None, policy_file: Path | None, data_sets: Mapping[str, str]
+) -> tuple[Policy, DevelopmentSigner | None]:
+    """The policy in force; without a policy file, of a development node, which has a signer and has signed.
 
     The policy's own project folder counts; `project` replaces it when it is given.
     """
-    policy, signer = _policy_of(project, policy_file, data_sets)
-    return policy, signer is not None
-
-
-def _policy_of(
-    project: Path | None, policy_file: Path | None, data_sets: Mapping[str, str]
-) -> tuple[Policy, DevelopmentSigner | None]:
     if policy_file is None:
         return _development(find_project(project), data_sets)
     if data_sets:
@@ -107,7 +102,7 @@ def start_node(options: StartOptions) -> int:
     say(f"scaleoutd {__version__}")
     for line in options.notices:
         warn(line)
-    policy, signer = _policy_of(options.project, options.policy, options.data_sets)
+    policy, signer = node_policy_of(options.project, options.policy, options.data_sets)
     policy = _with_helper(policy, options, signer is not None)
     if policy.client_certificate == "required" and not (options.cert and options.key):
         raise CredentialError(
