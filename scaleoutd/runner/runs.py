@@ -68,12 +68,13 @@ class Run:
         """Goes on to `state`; durable when this returns, but for `accepted`."""
         line = RUN_STATES.advance(self.history[-1] if self.history else None, state, at_ms, fields)
         durable = state != "accepted"
-        self._file.append(encode(line), sync=durable)
         if durable and self._fresh:
+            # Before the line: a durable state without its task could not be read.
             with storage_errors(f"make the entry of run {self.name} durable"):
                 sync_file(self._file.path.with_name("task.json"))
                 sync_folder(self._file.path.parent.parent)
             self._fresh = False
+        self._file.append(encode(line), sync=durable)
         self.history.append(line)
 
     def close(self) -> None:
@@ -90,7 +91,7 @@ class Runs:
         """The entry of the offer's correlation id, made when there is none."""
         name = run_name(offer.correlation_id)
         folder = self.folder / name
-        fresh = not (folder / "task.json").exists()
+        fresh = not self._is_entry(folder)
         if fresh:
             with storage_errors(f"make the entry of run {name}"):
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -102,7 +103,7 @@ class Runs:
         return run
 
     def find(self, name: str) -> Run | None:
-        return self._open(name) if (self.folder / name / "task.json").exists() else None
+        return self._open(name) if self._is_entry(self.folder / name) else None
 
     def _open(self, name: str) -> Run:
         folder = self.folder / name
@@ -115,9 +116,23 @@ class Runs:
     def all(self) -> Iterator[Run]:
         """Every entry; the caller closes each."""
         for path in sorted(self.folder.iterdir()):
-            # A crash between mkdir and task.json leaves an empty folder: that offer was never answered.
-            if (path / "task.json").exists():
+            if self._is_entry(path):
                 yield self._open(path.name)
+
+    @staticmethod
+    def _is_entry(folder: Path) -> bool:
+        """False for what a crash left of an offer that came to nothing: no task, or with the power the bytes of it were lost.
+
+        Only before the first durable state can that be; with one, an unreadable task is damage, and `_open` says so.
+        """
+        try:
+            data = (folder / "task.json").read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if data.strip(b"\0"):
+            return True
+        state = folder / "state"
+        return state.exists() and any(b'"state":"accepted"' not in line for line in state.read_bytes().split(b"\n")[:-1])
 
     def count_since(self, since_ms: int, session_id: str | None = None) -> int:
         """Runs that were about to run at or after `since_ms`, of one session when it is given."""
