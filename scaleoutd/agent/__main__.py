@@ -18,9 +18,12 @@ from pathlib import Path
 from scaleoutd.agent.config import MAX_CONFIG_BYTES, AgentConfig, parse_config
 from scaleoutd.agent.log import open_log
 from scaleoutd.agent.service import run
+from scaleoutd.durable import hold_folder, make_private_folder
 from scaleoutd.errors import ConfigError, ScaleoutError
 from scaleoutd.ipc.doors import InheritedClientDoor
 from scaleoutd.ipc.packets import Connection
+
+LOCK_WAIT_S = 15.0  # for an agent whose parent was killed; the folder is held until the process is gone
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, lambda *_: stop.set())
     try:
         config = read_config(arguments.config)
+        hold_folder(make_private_folder(config.state), "agent", LOCK_WAIT_S)
         door = InheritedClientDoor(Connection.from_descriptor(arguments.door))
     except ScaleoutError as exc:
         open_log(sys.stderr, "text").error("agent-stopped", exc)

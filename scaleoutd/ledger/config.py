@@ -18,4 +18,5 @@ class LedgerConfig:
     checkpoint_events: int = 256
     checkpoint_s: float = 60.0  # age of an event without a signature over it
     heartbeat_s: float = 900.0  # longest silence of the trail
+    lock_wait_s: float = 5.0  # for a ledger whose parent was killed
     algorithm: Literal["ed25519", "ecdsa-p256"] = "ed25519"

@@ -12,7 +12,6 @@ Rules:
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import select
@@ -23,8 +22,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scaleoutd import __version__
-from scaleoutd.durable import make_private_folder, storage_errors
-from scaleoutd.errors import ConfigError, LedgerError, PeerError, ScaleoutError
+from scaleoutd.durable import hold_folder, make_private_folder
+from scaleoutd.errors import LedgerError, PeerError, ScaleoutError
 from scaleoutd.ipc.channel import PROTOCOL, Channel, Hello, Refused
 from scaleoutd.ipc.doors import ServerDoor
 from scaleoutd.ipc.messages import Append, AskFloors, Floors, Recorded
@@ -53,7 +52,7 @@ def run(door: ReadyServerDoor, config: LedgerConfig, clock: Clock) -> None:
     """Serves until the door closes or SIGTERM; ScaleoutError when the ledger cannot go on."""
     if not config.folder.is_dir():
         make_private_folder(config.folder)  # a service manager's own folder keeps the mode it was given, for its readers
-    lock = _lock(config)
+    lock = hold_folder(config.folder, "ledger", config.lock_wait_s)
     try:
         with _Stop() as stop:
             recorder = Recorder(config, clock, os.geteuid())
@@ -192,18 +191,6 @@ class _Stop:
         signal.set_wakeup_fd(self._old_fd)
         self._read.close()
         self._write.close()
-
-
-def _lock(config: LedgerConfig) -> int:
-    """Holds the folder for this process; two ledgers on one trail would tear it apart."""
-    with storage_errors(f"open {config.folder}"):
-        fd = os.open(config.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(fd)
-        raise ConfigError(f"cannot use {config.folder}: another ledger has it open", hint="End the other node first.") from exc
-    return fd
 
 
 def _uid_of(channel: Channel) -> int:

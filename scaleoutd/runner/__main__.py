@@ -7,12 +7,16 @@ import argparse
 import sys
 from pathlib import Path
 
+from scaleoutd.durable import hold_folder, make_private_folder
+from scaleoutd.errors import ScaleoutError
 from scaleoutd.ipc.doors import InheritedClientDoor, InheritedServerDoor
 from scaleoutd.ipc.ledger_client import LedgerClient
 from scaleoutd.ipc.packets import Connection
 from scaleoutd.runner.instances import Instances
 from scaleoutd.runner.room import Room
 from scaleoutd.runner.service import run
+
+LOCK_WAIT_S = 15.0  # for a runner whose parent was killed; the folder is held until the process is gone
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,6 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     door = InheritedClientDoor(Connection.from_descriptor(given.door))
     accept = InheritedServerDoor(Connection.from_descriptor(given.accept))
+    try:
+        hold_folder(make_private_folder(given.state), "runner", LOCK_WAIT_S)
+    except ScaleoutError as exc:
+        print(f"runner: {exc.message} [{exc.code}]", file=sys.stderr, flush=True)
+        return exc.exit_status
     room = Room(
         state=given.state,
         policy_file=given.policy,

@@ -35,6 +35,7 @@ from scaleoutd.runner.runs import Run
 DELIVERY_S = 24 * 3600.0
 # Begun so often and never ended: something about the task ends the instance or the room.
 MAX_ATTEMPTS = 3
+STOP_RECORD_S = 2.0
 
 
 class Runner:
@@ -282,11 +283,17 @@ class Runner:
                 return received.message
 
     def stop(self, reason: str) -> None:
+        """Bounded: with the parent the ledger is gone too, and what still runs here must end soon."""
+        self.room.instances.close()
+        recorder = threading.Thread(target=self._record_stop, args=[reason], name="stop", daemon=True)
+        recorder.start()
+        recorder.join(STOP_RECORD_S)
+
+    def _record_stop(self, reason: str) -> None:
         try:
             self.room.ledger.record("runner-stopped", reason=reason)
         except LedgerError as exc:
             self.log(f"stopped without a record: {exc.message}")
-        self.room.instances.close()
 
 
 def told(item: Enforcement) -> str:

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from scaleoutd.core.manifest import Expected
 from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.server import DevCombiner
 from tests.e2e.site import ROOT, NodeProcess, Site, events
@@ -216,17 +215,12 @@ class FaultSite(Site):
         super().__init__(folder, combiner, train_body=WAITING_STEP, **policy)
         self.project.data_sets = ("gate",)
         self.project.sign()
-        self.sign()
         # Released and being sent, both on record before the combiner sees a byte of it.
         self.too_early: list[str] = []
         combiner.on_result = self._check_on_record
         self._options = self.arguments(NAME, poll_interval="0.05")
         self._client = NAME
         self.node = self.start_node()
-
-    def sign(self) -> None:
-        """Signs the project as one that expects the data set."""
-        self.project.sign(data_sets={"gate": Expected()})
 
     def _check_on_record(self, update_id: str) -> None:
         for name in ("release", "sending"):

@@ -12,7 +12,7 @@ import pytest
 
 from scaleoutd.devcombiner.server import DevCombiner
 from tests.fault.invariants import check_attempts, check_node, check_task
-from tests.fault.node import LARGE, FaultSite
+from tests.fault.node import LARGE, FaultSite, is_alive
 
 # The step is running: held by its data set.
 EXECUTE = "step.running"
@@ -155,7 +155,7 @@ def name_of(case: tuple[str, str]) -> str:
 def test_killed_before_the_run(site: FaultSite, case: tuple[str, str]) -> None:
     if "cop" in case[1]:
         site.project.version += 1  # another manifest: a copy is made
-        site.sign()
+        site.project.sign()
     correlation_id = kill_at(site, *case)
     assert check_task(site, correlation_id) == "COMPLETED"
     check_attempts(site, correlation_id, 1)
@@ -218,6 +218,23 @@ def test_killed_after_the_acknowledgement(site: FaultSite, case: tuple[str, str]
     assert len(site.combiner.board.duplicates()) == before, "it was sent again although the combiner had it"
     assert not site.events("delivery-unknown", correlation_id=correlation_id)
     check_node(site)
+
+
+@pytest.mark.parametrize("where", ["runner.gated", "runner.computed", "agent.uploaded", "agent.announced"])
+def test_a_room_that_outlives_its_parent_and_the_node_started_at_once(site: FaultSite, where: str) -> None:
+    """The old room stands in the middle of a task while the new one starts: they may not both write the same state."""
+    site.arm(where)
+    correlation_id = site.offer()
+    site.wait_reached(where)
+    before = site.node.children()
+    site.node.kill("parent")
+    site.start_node()
+    assert not [room for room, pid in before.items() if room != "step" and is_alive(pid)], "two rooms have one state open"
+    site.go()
+    assert check_task(site, correlation_id) == "COMPLETED"
+    check_attempts(site, correlation_id, 2 if where == "runner.gated" else 1)
+    check_node(site)
+    assert not site.events("state-repaired")
 
 
 def test_the_first_task_without_any_fault(site: FaultSite) -> None:
