@@ -127,6 +127,8 @@ class Pipeline:
                 if not entry.interrupt.cancels or entry.state not in ("received", "offered"):
                     raise
                 error = cancelled(entry.interrupt.cancels)
+            if entry.state in ("received", "offered"):  # later on it was dropped where it was given up
+                self._record_dropped(entry, error)
             entry.fail(error)
             self._log.error("task-failed", error, correlation_id=entry.task.correlation_id)
 
@@ -263,11 +265,8 @@ class Pipeline:
         entry.advance("unknown", sync=True)
 
     def _record_sent(self, entry: Entry, facts: dict[str, Any]) -> None:
-        """Durable before the task is over.  The bytes are gone already: a ledger that is away delays the record only."""
-        try:
-            self._trail.must("sent", outcome="acknowledged", **facts)
-        except LedgerError:
-            self._trail.note("sent", outcome="acknowledged", **facts)
+        """Durable before the task is over: while the ledger is away, and after a restart, `_confirm` tries again."""
+        self._trail.must("sent", outcome="acknowledged", **facts)
         entry.advance("acknowledged", recorded=True)
 
     def _forget(self, entry: Entry, run: Run) -> None:
@@ -318,8 +317,16 @@ class Pipeline:
         if entry.state == "received" and entry.interrupt.cancels:
             raise cancelled(entry.interrupt.cancels)
 
+    def _record_dropped(self, entry: Entry, error: ScaleoutError) -> None:
+        """What the combiner hears is on record too, whoever found the cause."""
+        facts = {"correlation_id": entry.task.correlation_id, "code": error.code, "message": error.message}
+        try:
+            self._trail.must("task-dropped", **facts)
+        except LedgerError:
+            self._trail.note("task-dropped", **facts)
+
     def _give_up(self, entry: Entry, run: Run, error: ScaleoutError) -> None:
-        self._trail.note("task-dropped", correlation_id=entry.task.correlation_id, code=error.code, message=error.message)
+        self._record_dropped(entry, error)
         try:
             _tell_delivered(run, "dropped")
         except PeerError:
@@ -344,7 +351,7 @@ class Pipeline:
     def _confirm(self, entry: Entry) -> None:
         """The combiner has it; the trail and the runner may not know, because the process ended in between."""
         if not entry.field("acknowledged", "recorded"):
-            self._record_sent(entry, {**_known_facts(entry), "note": "found after a restart"})
+            self._record_sent(entry, {**_known_facts(entry), "note": "recorded later than it was sent"})
         try:
             with self._offer(entry) as run:
                 if run.released:
