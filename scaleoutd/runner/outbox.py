@@ -16,6 +16,7 @@ import shutil
 import threading
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -58,9 +59,10 @@ class Outbox:
         """Copies body and weights in and makes them durable; `weights` is a read-only descriptor."""
         work = self.folder / f".{run}"
         final = self.folder / run
-        with storage_errors(f"write the outbox of {run}"):
+        with storage_errors(f"write the outbox of {run}"), ExitStack() as undo:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(mode=0o700)
+            undo.callback(shutil.rmtree, work, ignore_errors=True)
             size, sha256 = len(body), hashlib.sha256(body).hexdigest()
             if weights is not None:
                 size, sha256 = _write_container(work / "update.zip", weights, model_id, helper_type)
@@ -71,6 +73,7 @@ class Outbox:
             sync_folder(work)
             shutil.rmtree(final, ignore_errors=True)
             work.rename(final)
+            undo.pop_all()
             sync_folder(self.folder)
         return Outgoing(final, body, size, sha256, weights is not None)
 

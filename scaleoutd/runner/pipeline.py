@@ -37,7 +37,7 @@ from scaleoutd.runner.policyfile import read_policy
 from scaleoutd.runner.receive import IncomingModel, ReceivedModel
 from scaleoutd.runner.room import Room
 from scaleoutd.runner.rootfile import read_trust_root
-from scaleoutd.runner.runs import Run
+from scaleoutd.runner.runs import UNRECORDED, Run
 from scaleoutd.runner.store import Snapshot, take_snapshot
 from scaleoutd.runner.verify import Proven, prove
 
@@ -113,9 +113,11 @@ def refusals_on_record(task: Task) -> Iterator[None]:
     """Ends the run on record when a stage refuses.  Without a ledger there is no record, so the run stays as it is."""
     try:
         yield
-    except (LedgerError, PeerError):
+    except (LedgerError, PeerError) as exc:
         # Nothing was decided about the task: its agent is gone, or nothing may happen without a record.  A run that had
-        # begun is found as interrupted when it is offered again.
+        # begun is found as interrupted when it is offered again; one that could not be recorded has not begun.
+        if isinstance(exc, LedgerError) and (task.stage, task.run.state) == ("record", "about-to-run"):
+            task.room.enter(task.run, "interrupted", {"found": UNRECORDED})
         raise
     except ScaleoutError as exc:
         body = {"code": exc.code, "message": exc.message, "hint": exc.hint}

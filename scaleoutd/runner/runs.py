@@ -14,8 +14,9 @@ task twice by asking twice, nor by making the runner forget (only `forgotten` en
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from scaleoutd.core import records, strictjson
@@ -25,6 +26,8 @@ from scaleoutd.durable import AppendFile, make_private_folder, storage_errors, s
 from scaleoutd.ipc.messages import TaskOffer
 
 MAX_OFFER_BYTES = 64 * 1024
+# `found` of an `interrupted` run that could not be recorded, so that it did not begin.
+UNRECORDED = "unrecorded"
 
 
 def run_name(correlation_id: str) -> str:
@@ -63,6 +66,11 @@ class Run:
     def attempts(self) -> int:
         """How often it was about to run."""
         return sum(1 for line in self.history if line.state == "about-to-run")
+
+    @property
+    def begun(self) -> int:
+        """How often it may have run: where the trail did not take the record, it has not."""
+        return sum(1 for _ in _begun(self.history))
 
     def enter(self, state: str, at_ms: int, fields: Mapping[str, Json] | None = None) -> None:
         """Goes on to `state`; durable when this returns, but for `accepted`."""
@@ -135,12 +143,18 @@ class Runs:
         return state.exists() and any(b'"state":"accepted"' not in line for line in state.read_bytes().split(b"\n")[:-1])
 
     def count_since(self, since_ms: int, session_id: str | None = None) -> int:
-        """Runs that were about to run at or after `since_ms`, of one session when it is given."""
+        """Runs that began at or after `since_ms`, of one session when it is given."""
         total = 0
         for run in self.all():
             try:
                 if session_id is None or run.offer.session_id == session_id:
-                    total += sum(1 for line in run.history if line.state == "about-to-run" and line.at_ms >= since_ms)
+                    total += sum(1 for line in _begun(run.history) if line.at_ms >= since_ms)
             finally:
                 run.close()
         return total
+
+
+def _begun(history: Sequence[Line]) -> Iterator[Line]:
+    for line, after in zip_longest(history, history[1:]):
+        if line.state == "about-to-run" and not (after and after.fields.get("found") == UNRECORDED):
+            yield line

@@ -218,7 +218,7 @@ class Runner:
                     f"cannot run {offer.correlation_id} again: its result was delivered before", code="run-repeated"
                 )
             self._interrupt(run)  # its agent went away in the middle; the connection's end killed what ran
-            if run.attempts >= MAX_ATTEMPTS:
+            if run.begun >= MAX_ATTEMPTS:
                 raise self._give_up(run)
             return perform(Task(self.room, run, link, self.room.now()))
         finally:
@@ -227,7 +227,7 @@ class Runner:
 
     def _give_up(self, run: Run) -> ScaleoutError:
         error = LaunchError(
-            f"cannot finish the task: it was begun {run.attempts} times and never ended",
+            f"cannot finish the task: it was begun {run.begun} times and never ended",
             hint="See the log for why the step instance or a room went away, for example for want of memory.",
         )
         body = {"code": error.code, "message": error.message, "hint": error.hint}
