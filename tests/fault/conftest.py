@@ -53,6 +53,7 @@ class Sites:
             else:
                 site.stop_node()
                 check_stopped(site)
+                check_no_survivor()
         finally:
             combiner.stop()
 

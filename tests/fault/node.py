@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.server import DevCombiner
+from scaleoutd.runner.runs import run_name
 from tests.e2e.site import ROOT, NodeProcess, Site, events
 
 NAME = "ward-7"
@@ -126,14 +129,15 @@ class HeldCombiner(DevCombiner):
 class FaultNode(NodeProcess):
     """`scaleoutd client start` whose rooms have the points of folder `points`."""
 
-    def __init__(self, points: Path, arguments: list[str], token: str) -> None:
+    def __init__(self, points: Path, arguments: list[str], token: str, *, around: Sequence[str] = ()) -> None:
         self.points = points
+        self.around = around  # a command that executes the node's
         super().__init__(arguments, token)
 
     def __post_init__(self) -> None:
         environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
         environment["SCALEOUT_AUTH_TOKEN"] = self.token
-        command = [sys.executable, "-m", "tests.fault.parent", str(self.points), "client", "start", *self.arguments]
+        command = [*self.around, sys.executable, "-m", "tests.fault.parent", str(self.points), "client", "start", *self.arguments]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -152,12 +156,18 @@ class FaultNode(NodeProcess):
         """Step instances of this node, the spare included."""
         return [pid for pid, parent, command in processes() if parent == self.process.pid and "scaleoutd.step" in command]
 
+    def _pids(self, victim: str) -> list[int]:
+        if victim == "parent":
+            return [self.process.pid]
+        return self.launchers() if victim == "step" else [pid for room, pid in self.children().items() if room == victim]
+
     def kill(self, victim: str) -> None:
         """kill -9 of a room, of every step instance (`step`), or of the parent; returns when it is dead."""
-        pids = self.launchers() if victim == "step" else [self.process.pid if victim == "parent" else self.children()[victim]]
-        assert pids, f"there is no {victim} to kill"
+        wait_for(lambda: self._pids(victim), lambda: f"there is no {victim} to kill\n{self.text}")  # it may be on its way back
+        pids = self._pids(victim)
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # an instance ends by itself, too
+                os.kill(pid, signal.SIGKILL)
         if victim == "parent":
             self.process.wait()
         else:
@@ -168,6 +178,8 @@ class FaultNode(NodeProcess):
         self.process.kill()
         self.process.wait()
         self._reader.join(15)
+        if self.process.stdout is not None and not self._reader.is_alive():
+            self.process.stdout.close()
 
 
 def processes() -> Iterator[tuple[int, int, str]]:
@@ -229,17 +241,38 @@ class FaultSite(Site):
 
     def start_node(self) -> FaultNode:
         """Starts the node (again) and waits until it is connected."""
-        before = self._connects()
-        self.node = FaultNode(self.points, self._options, self.combiner.mint_enrollment())
+        before = self.connects()
+        self.launch_node()
         self.wait_connected(before + 1)
         return self.node
 
-    def _connects(self) -> int:
+    def launch_node(self) -> None:
+        self.node = FaultNode(self.points, self._options, self.combiner.mint_enrollment())
+
+    def connects(self) -> int:
+        """How often the node has connected."""
         client = self.combiner.board.clients.get(NAME)
         return client.announced.count("Connect") if client else 0
 
+    def heartbeats(self) -> int:
+        client = self.combiner.board.clients.get(NAME)
+        return client.heartbeats if client else 0
+
+    def wait_heartbeat(self) -> None:
+        """The agent lives: one more heartbeat arrives."""
+        before = self.heartbeats()
+        assert self.combiner.board.wait_until(lambda: self.heartbeats() > before, WAIT_S), self.node.text
+
+    def run_state(self, correlation_id: str) -> str:
+        """Where the runner's run-once table has the task; "" when it has none."""
+        try:
+            lines = (self.state / "runner" / "runs" / run_name(correlation_id) / "state").read_bytes().splitlines()
+        except FileNotFoundError:
+            return ""
+        return str(json.loads(lines[-1])["state"]) if lines else ""
+
     def wait_connected(self, times: int) -> None:
-        assert self.combiner.board.wait_until(lambda: self._connects() >= times, WAIT_S), self.node.text
+        assert self.combiner.board.wait_until(lambda: self.connects() >= times, WAIT_S), self.node.text
 
     def arm(self, point: str) -> None:
         (self.points / f"{point}.armed").touch()
@@ -260,14 +293,57 @@ class FaultSite(Site):
             path.unlink()
 
     @contextmanager
-    def step_waits(self) -> Iterator[None]:
-        """Train steps that start meanwhile wait until the end."""
+    def step_waits(self) -> Iterator[Callable[[], object]]:
+        """Train steps that start meanwhile wait until the end; the function returns when one does."""
         hold = self.gate / "hold"
         hold.touch()
+        seen, node = len(self.node.lines), self.node
         try:
-            yield
+            yield lambda: node.wait_for("the step waits", WAIT_S, after=seen)
         finally:
             hold.unlink(missing_ok=True)
 
     def stop_node(self) -> None:
         assert self.node.stop() == 0, self.node.text
+
+
+class PrivateSite(FaultSite):
+    """A site whose node has a mount namespace of its own (mount_namespaces(7)), where the test mounts over its folders.
+
+    Nothing of it is visible outside; the test looks through /proc/PID/root.  Needs root.
+    """
+
+    def __init__(self, folder: Path, combiner: HeldCombiner, mounts: Sequence[tuple[str, str]] = (), **policy: Any) -> None:
+        self._mounts = mounts  # (folder below the state, options of a tmpfs), made before the node starts
+        self._own_state = folder / "state"
+        super().__init__(folder, combiner, **policy)
+
+    def launch_node(self) -> None:
+        lines = []
+        for name, options in self._mounts:
+            (self._own_state / name).mkdir(parents=True, exist_ok=True)
+            lines.append(f"mount -t tmpfs -o {options} tmpfs '{self._own_state / name}'")
+        script = " && ".join([*lines, 'exec "$@"'])
+        around = ["unshare", "-m", "--propagation", "private", "sh", "-c", script, "node"]
+        self.node = FaultNode(self.points, self._options, self.combiner.mint_enrollment(), around=around)
+        self.state = Path(f"/proc/{self.node.process.pid}/root{self._own_state}")
+
+    def inside(self, *command: str) -> None:
+        """Runs a command in the node's mount namespace."""
+        subprocess.run(["nsenter", "-t", str(self.node.process.pid), "-m", *command], check=True)
+
+    @contextmanager
+    def full(self, name: str) -> Iterator[None]:
+        """Meanwhile not a byte more fits into the file system of the state's folder `name`."""
+        ballast = self.state / name / "ballast"
+        with open(ballast, "wb", buffering=0) as file:
+            for size in (1 << 20, 4096, 1):
+                try:
+                    while file.write(b"\0" * size):
+                        pass
+                except OSError as exc:
+                    assert exc.errno == errno.ENOSPC
+        try:
+            yield
+        finally:
+            ballast.unlink()

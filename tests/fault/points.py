@@ -114,6 +114,7 @@ def install_agent(points: Points) -> None:
     backoff, service, worker = (importlib.import_module(f"scaleoutd.agent.{name}") for name in ("backoff", "service", "worker"))
     for module in (service, worker):  # the shortest that the configuration allows; a test would wait for nothing else
         module.Backoff = lambda *limits: backoff.Backoff(0.1, 0.4)  # type: ignore[attr-defined]
+    importlib.import_module("scaleoutd.agent.tokens").COOL_DOWN_S = 0.4  # type: ignore[attr-defined]
     around(spool.Spool, "receive", reach, before="receive", after="spooled")
     around_named(spool.Entry, "advance", reach, before="", after="state")
     around_named(trail.Trail, "must", reach, before="record", after="recorded")

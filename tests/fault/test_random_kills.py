@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random kills while tasks are under way.  A failure prints the seed; `FAULT_SEED=… pytest …` does the same kills again."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import time
+
+from tests.fault.invariants import check_node, check_task
+from tests.fault.node import LARGE, SMALL, FaultSite
+
+KILLS = 6
+VICTIMS = ("agent", "runner", "ledger", "step", "parent")
+LONGEST_PAUSE_S = 0.4  # about as long as a task takes
+
+
+def test_random_kills(site: FaultSite, test_scale: int) -> None:
+    seed = os.environ.get("FAULT_SEED") or secrets.token_hex(4)
+    chance = random.Random(seed)
+    models = [site.combiner.put_model(model) for model in (SMALL, LARGE)]
+    done: list[str] = []
+    for number in range(KILLS * test_scale):
+        victim, pause_s, model_id = chance.choice(VICTIMS), chance.uniform(0, LONGEST_PAUSE_S), chance.choice(models)
+        print(f"seed {seed}, kill {number}: {victim} after {pause_s * 1000:.0f} ms; so far {done[-5:]}")
+        correlation_id = site.offer(model_id=model_id)
+        time.sleep(pause_s)  # the moment is what is random here, not something that is waited for
+        site.node.kill(victim)
+        if victim == "parent":
+            site.start_node()
+        done.append(check_task(site, correlation_id))
+        check_node(site)
+    done.append(check_task(site, site.offer()))  # and one in peace: every room is back
+    # One kill a task: nothing that was begun at most twice may fail.
+    assert done == ["COMPLETED"] * len(done)
