@@ -14,7 +14,7 @@ from tests.e2e.site import ROOT
 MODES = ("dispatcher", "importer")
 
 
-def start_official(stack: ExitStack, combiner: DevCombiner, folder: Path, mode: str) -> int:
+def start_official(stack: ExitStack, combiner: DevCombiner, folder: Path, mode: str, *, telemetry: bool = False) -> int:
     """Its pid.  `folder` holds `client/`, and becomes its home and the place of its temporary files."""
     environment = {
         "PATH": f"{ROOT / '.venv-official' / 'bin'}:{os.environ['PATH']}",
@@ -23,7 +23,7 @@ def start_official(stack: ExitStack, combiner: DevCombiner, folder: Path, mode: 
         "SCALEOUT_GRPC_ROOT_CERT_PATH": str(combiner.ca_file),
         "REQUESTS_CA_BUNDLE": str(combiner.ca_file),
         "SCALEOUT_CLIENT_TASK_POLLING_INTERVAL": "1",
-        "SCALEOUT_CLIENT_SEND_TELEMETRY": "false",
+        "SCALEOUT_CLIENT_SEND_TELEMETRY": str(telemetry).lower(),
         "TMPDIR": str(folder),
     } | {key: value for key, value in os.environ.items() if key.startswith("OPENBLAS_")}
     command = [

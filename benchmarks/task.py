@@ -15,45 +15,24 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.official import start_official
 from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.records import TRAIN
 from scaleoutd.devcombiner.server import DevCombiner
-from tests.e2e.site import ROOT, NodeProcess, Project, write_policy
+from tests.e2e.site import NodeProcess, Project, write_policy
 
 STEP = "/usr/bin/python3 train.py"
 
 
-def start_official(stack: ExitStack, combiner: DevCombiner, folder: Path, project: Path) -> None:
-    """The official dispatcher on a copy of the project, polling as often as ours."""
-    client = folder / "client"
+def copy_project(project: Path, client: Path) -> None:
     client.mkdir(parents=True)
     for name in ("scaleout.yaml", "train.py", "validate.py"):
         (client / name).write_bytes((project / name).read_bytes())
-    environment = {
-        "PATH": f"{ROOT / '.venv-official' / 'bin'}:{os.environ['PATH']}",
-        "HOME": str(folder),
-        "SCALEOUT_HOME_DIR": str(folder),
-        "SCALEOUT_GRPC_ROOT_CERT_PATH": str(combiner.ca_file),
-        "REQUESTS_CA_BUNDLE": str(combiner.ca_file),
-        "SCALEOUT_CLIENT_TASK_POLLING_INTERVAL": "1",
-        "TMPDIR": str(folder),
-    } | {key: value for key, value in os.environ.items() if key.startswith("OPENBLAS_")}
-    log = stack.enter_context((folder / "client.log").open("wb"))
-    process = subprocess.Popen(
-        [
-            str(ROOT / ".venv-official/bin/scaleout"), "client", "start", "--dispatcher", "--api-url", combiner.api_url,
-            "--token", combiner.mint_enrollment(), "--name", "official",
-        ],
-        cwd=folder, env=environment, stdout=log, stderr=log,
-    )  # fmt: skip
-    stack.callback(process.wait)
-    stack.callback(process.terminate)
 
 
 def start_ours(stack: ExitStack, combiner: DevCombiner, folder: Path, project: Project) -> None:
@@ -102,7 +81,8 @@ def measure(count: int, size: int) -> dict[str, object]:
         strict = stack.enter_context(DevCombiner())
         lax = stack.enter_context(DevCombiner(client_certificate="none"))
         start_ours(stack, strict, folder, project)
-        start_official(stack, lax, folder / "official", project.folder)
+        copy_project(project.folder, folder / "official" / "client")
+        start_official(stack, lax, folder / "official", "dispatcher", telemetry=True)
         model = write_npz({"0": flat("f4", (size // 4,), [float(i % 97) for i in range(size // 4)])})
         sides = {
             "ours": (strict, connected(strict), strict.put_model(model)),

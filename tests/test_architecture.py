@@ -20,14 +20,15 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "core": {"errors", "core"},
     "durable": {"errors"},
+    "hostclock": {"core"},
     "ipc": {"errors", "core", "ipc", ""},
     "proto": {"proto"},
     "agent": {"errors", "core", "durable", "ipc", "proto", "agent", ""},
-    "runner": {"errors", "core", "durable", "ipc", "runner", ""},
-    "ledger": {"errors", "core", "durable", "ipc", "ledger", ""},
+    "runner": {"errors", "core", "durable", "hostclock", "ipc", "runner", ""},
+    "ledger": {"errors", "core", "durable", "hostclock", "ipc", "ledger", ""},
     "step": {"errors", "core", "ipc", "step", ""},
     "devcombiner": {"errors", "core", "durable", "proto", "devcombiner", ""},
-    "cli": {"errors", "core", "durable", "ipc", "agent", "runner", "ledger", "step", "devcombiner", "cli", ""},
+    "cli": {"errors", "core", "durable", "hostclock", "ipc", "agent", "runner", "ledger", "step", "devcombiner", "cli", ""},
 }
 # The step is slimmer than its row says: of core and ipc it takes only these modules.
 STEP_MODULES = {

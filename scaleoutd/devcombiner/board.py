@@ -162,7 +162,6 @@ class Board:
     def add_update(self, message: edge.ModelUpdate, num_examples: int, meta: dict[str, Any], at_s: float) -> UpdateRecord:
         """Keeps an update; it counts when it is the first of its correlation id."""
         with self._changed:
-            offer = self.offers[message.correlation_id]
             record = UpdateRecord(
                 client_id=message.client_id,
                 correlation_id=message.correlation_id,
@@ -173,10 +172,8 @@ class Board:
                 num_examples=num_examples,
                 meta=meta,
                 arrived_at_s=at_s,
-                counted=offer.result_at_s is None,
+                counted=self._counts(message.correlation_id, at_s),
             )
-            if record.counted:
-                offer.result_at_s = at_s
             self.updates.append(record)
             self._changed.notify_all()
             return record
@@ -184,7 +181,6 @@ class Board:
     def add_validation(self, message: edge.ModelValidation, metrics: Any, at_s: float) -> ValidationRecord:
         """Keeps a validation; it counts when it is the first of its correlation id."""
         with self._changed:
-            offer = self.offers[message.correlation_id]
             record = ValidationRecord(
                 client_id=message.client_id,
                 correlation_id=message.correlation_id,
@@ -192,13 +188,19 @@ class Board:
                 session_id=message.session_id,
                 metrics=metrics,
                 arrived_at_s=at_s,
-                counted=offer.result_at_s is None,
+                counted=self._counts(message.correlation_id, at_s),
             )
-            if record.counted:
-                offer.result_at_s = at_s
             self.validations.append(record)
             self._changed.notify_all()
             return record
+
+    def _counts(self, correlation_id: str, at_s: float) -> bool:
+        """Whether this is the first result of its task, which it is from now on."""
+        offer = self.offers[correlation_id]
+        if offer.result_at_s is not None:
+            return False
+        offer.result_at_s = at_s
+        return True
 
     def duplicates(self) -> list[UpdateRecord]:
         """Updates that came again under a correlation id that had counted."""

@@ -11,31 +11,16 @@ import logging
 import os
 import socket
 import sys
-import time
 from pathlib import Path
 
-from scaleoutd.core.clock import Now
 from scaleoutd.errors import ScaleoutError
+from scaleoutd.hostclock import HostClock
 from scaleoutd.ipc.doors import InheritedServerDoor
 from scaleoutd.ipc.packets import Connection
 from scaleoutd.ledger.config import LedgerConfig
 from scaleoutd.ledger.service import run
 
-LOOK_MS = 5_000
-SYNCHRONISED_MARK = Path("/run/systemd/timesync/synchronized")  # made by systemd-timesyncd(8)
-
-
-class SystemClock:
-    """The clocks of this machine; whether the wall clock is synchronised is looked up every `LOOK_MS` only."""
-
-    def __init__(self) -> None:
-        self._synchronised, self._looked_ms = False, -LOOK_MS
-
-    def __call__(self) -> Now:
-        monotonic_ms = time.monotonic_ns() // 1_000_000
-        if monotonic_ms - self._looked_ms >= LOOK_MS:
-            self._synchronised, self._looked_ms = SYNCHRONISED_MARK.exists(), monotonic_ms
-        return Now(time.time_ns() // 1_000_000, monotonic_ms, self._synchronised)
+LOOK_MS = 5_000  # how old the word on synchronisation may be: a stat for each event would be felt
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -65,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
         algorithm=options.algorithm,
     )
     try:
-        run(InheritedServerDoor(Connection.from_descriptor(options.accept)), config, SystemClock())
+        run(InheritedServerDoor(Connection.from_descriptor(options.accept)), config, HostClock(LOOK_MS))
     except ScaleoutError as exc:
         print(f"scaleoutd-ledger: {exc}", file=sys.stderr)
         if exc.hint:

@@ -159,10 +159,7 @@ def grant_task(task: Task, policy: Policy, proven: Proven) -> tuple[Grant, Resol
     and data sets are those that policy and manifest expect."""
     task.stage = "authorize"
     room = task.room
-    runs = RunsSoFar(
-        day=room.runs.count_since(task.now.wall_ms - DAY_MS),
-        session=room.runs.count_since(0, task.run.offer.session_id),
-    )
+    runs = RunsSoFar(*room.runs.counts(task.now.wall_ms - DAY_MS, task.run.offer.session_id))
     grant = authorize(policy, proven.manifest, task.run.offer, task.now, runs)
     environment = resolve_environment(grant.environment)
     for name, rule in grant.data_sets.items():

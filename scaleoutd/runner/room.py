@@ -13,7 +13,6 @@ STATE/floors.json      highest versions and latest time ever accepted; the ledge
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,20 +24,24 @@ from scaleoutd.core.clock import Now
 from scaleoutd.core.manifest import VerifiedManifest
 from scaleoutd.core.strictjson import Json
 from scaleoutd.durable import make_private_folder, replace_file, storage_errors
+from scaleoutd.hostclock import HostClock
 from scaleoutd.ipc.doors import TaskEnded
 from scaleoutd.ipc.ledger_client import LedgerClient
 from scaleoutd.runner.instances import Instances
 from scaleoutd.runner.outbox import Outbox
 from scaleoutd.runner.runs import Run, Runs
 
-SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 # The time floor is written when it rose by this much: a write for every task would be a barrier for every task.
 FLOOR_STEP_MS = 60_000
 
 
-def read_clock() -> Now:
-    """The time as a value.  Without systemd-timesyncd's mark the clock counts as not synchronised, so it raises no floor."""
-    return Now(time.time_ns() // 1_000_000, time.monotonic_ns() // 1_000_000, SYNCHRONISED.exists())
+def read_floors(path: Path) -> clock.Floors:
+    """The floors in `path`; none at all when there is no such file."""
+    if not path.exists():
+        return clock.Floors()
+    with storage_errors(f"read {path}"):
+        data = path.read_bytes()
+    return records.decode(clock.Floors, strictjson.parse(data, max_bytes=1 << 20, what="the floors"), "floors")
 
 
 @dataclass
@@ -59,6 +62,7 @@ class Room:
     watcher: Callable[[TaskEnded], None] | None = None
     ask_to_sign: Callable[[], object] | None = None
     compute_lock: Path | None = None
+    host_clock: HostClock = field(default_factory=HostClock)
     runs: Runs = field(init=False)
     outbox: Outbox = field(init=False)
 
@@ -80,7 +84,7 @@ class Room:
         return self.state / "scratch"
 
     def now(self) -> Now:
-        return read_clock()
+        return self.host_clock()
 
     def enter(self, run: Run, state: str, fields: Mapping[str, Json] | None = None) -> None:
         """Goes on to `state` in the run-once table; durable when this returns."""
@@ -100,12 +104,7 @@ class Room:
     # --- floors -----------------------------------------------------------------------------------------------
 
     def own_floors(self) -> clock.Floors:
-        path = self.state / "floors.json"
-        if not path.exists():
-            return clock.Floors()
-        with storage_errors(f"read {path}"):
-            data = path.read_bytes()
-        return records.decode(clock.Floors, strictjson.parse(data, max_bytes=1 << 20, what="the floors"), "floors")
+        return read_floors(self.state / "floors.json")
 
     def floors(self) -> clock.Floors:
         """The higher of ours and the ledger's: restoring one of the two folders does not bring old code back."""

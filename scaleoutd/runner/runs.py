@@ -142,16 +142,17 @@ class Runs:
         state = folder / "state"
         return state.exists() and any(b'"state":"accepted"' not in line for line in state.read_bytes().split(b"\n")[:-1])
 
-    def count_since(self, since_ms: int, session_id: str | None = None) -> int:
-        """Runs that began at or after `since_ms`, of one session when it is given."""
-        total = 0
+    def counts(self, since_ms: int, session_id: str) -> tuple[int, int]:
+        """How many runs began at or after `since_ms`, and how many ever for `session_id`; one pass over the table."""
+        recent = of_session = 0
         for run in self.all():
             try:
-                if session_id is None or run.offer.session_id == session_id:
-                    total += sum(1 for line in _begun(run.history) if line.at_ms >= since_ms)
+                begun = list(_begun(run.history))
+                recent += sum(line.at_ms >= since_ms for line in begun)
+                of_session += len(begun) if run.offer.session_id == session_id else 0
             finally:
                 run.close()
-        return total
+        return recent, of_session
 
 
 def _begun(history: Sequence[Line]) -> Iterator[Line]:

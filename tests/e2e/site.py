@@ -143,7 +143,7 @@ class NodeProcess:
         if self.token:
             environment["SCALEOUT_AUTH_TOKEN"] = self.token
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scaleoutd.cli.scaleoutd", "client", "start", *self.arguments],
+            self.command(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -155,6 +155,9 @@ class NodeProcess:
         self._arrived = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "scaleoutd.cli.scaleoutd", "client", "start", *self.arguments]
 
     def _read(self) -> None:
         assert self.process.stdout is not None

@@ -19,7 +19,7 @@ from typing import Any
 from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.server import DevCombiner
 from scaleoutd.runner.runs import run_name
-from tests.e2e.site import ROOT, NodeProcess, Site, events
+from tests.e2e.site import NodeProcess, Site, events
 
 NAME = "ward-7"
 SMALL = write_npz({"0": flat("f8", (3,), [1.0, 2.0, 3.0])})
@@ -134,23 +134,8 @@ class FaultNode(NodeProcess):
         self.around = around  # a command that executes the node's
         super().__init__(arguments, token)
 
-    def __post_init__(self) -> None:
-        environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
-        environment["SCALEOUT_AUTH_TOKEN"] = self.token
-        command = [*self.around, sys.executable, "-m", "tests.fault.parent", str(self.points), "client", "start", *self.arguments]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-        )
-        self.lines: list[str] = []
-        self._arrived = threading.Condition()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+    def command(self) -> list[str]:
+        return [*self.around, sys.executable, "-m", "tests.fault.parent", str(self.points), "client", "start", *self.arguments]
 
     def launchers(self) -> list[int]:
         """Step instances of this node, the spare included."""

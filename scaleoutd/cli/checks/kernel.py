@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from scaleoutd.cli.checks.finding import Finding, Subject, fail, ok, read_text, warn
-from scaleoutd.core import records, strictjson
-from scaleoutd.core.clock import MAX_SET_BACK_MS, Floors, utc_text
+from scaleoutd.core.clock import MAX_SET_BACK_MS, utc_text
 from scaleoutd.errors import KernelSupportError, ScaleoutError
-from scaleoutd.runner.room import read_clock
+from scaleoutd.hostclock import HostClock
+from scaleoutd.runner.room import read_floors
 from scaleoutd.step import limits, namespaces, syscalls
 
 OLDEST_KERNEL = (5, 12)  # mount_setattr(2)
@@ -169,13 +169,12 @@ def fips() -> Finding:
 
 
 def clock(subject: Subject) -> Finding:
-    now = read_clock()
+    now = HostClock()()
     if now.wall_ms < BUILT_MS:
         return fail("clock", f"it shows {utc_text(now.wall_ms)}, before this program was written", "timedatectl set-ntp true")
     path = subject.state / "runner" / "floors.json"
     try:
-        data = path.read_bytes() if path.exists() else b""
-        floors = records.decode(Floors, strictjson.parse(data, max_bytes=1 << 20), "floors") if data else Floors()
+        floors = read_floors(path)
     except (OSError, ScaleoutError) as exc:
         return fail("clock", f"the floors of this node cannot be read: {exc}", f"See {path}; keep it as evidence.")
     if floors.time_ms - now.wall_ms > MAX_SET_BACK_MS:

@@ -165,6 +165,6 @@ def test_runs_are_counted_by_day_and_by_session(tmp_path: Path) -> None:
     go(runs, "accepted", "about-to-run", "interrupted", "about-to-run", at_ms=5000, correlation_id="b", session_id="one")
     go(runs, "accepted", "about-to-run", at_ms=9000, correlation_id="c", session_id="two")
     go(runs, "accepted", "failed", at_ms=9000, correlation_id="d", session_id="two")
-    assert runs.count_since(0) == 4
-    assert runs.count_since(2000) == 3
-    assert (runs.count_since(0, "one"), runs.count_since(0, "two"), runs.count_since(0, "none")) == (3, 1, 0)
+    assert runs.counts(0, "one") == (4, 3)
+    assert runs.counts(2000, "two") == (3, 1)
+    assert runs.counts(2000, "none") == (3, 0)
