@@ -130,10 +130,11 @@ CODES: dict[str, str] = {
 
 class ScaleoutError(Exception):
     """Root of the tree.  `code` must be a key of `CODES`; `facts` are what of the message stands in fields of its own on record
-    (file, expected, found)."""
+    (file, expected, found).  `reported_by` is the room that said so, "" for our own."""
 
     default_code = "internal"
     exit_status = 1
+    reported_by = ""  # the room that refused, when it was not this one
 
     def __init__(self, message: str, *, code: str | None = None, hint: str = "", facts: Mapping[str, str] | None = None) -> None:
         self.code = code or self.default_code

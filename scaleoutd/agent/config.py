@@ -49,6 +49,7 @@ class AgentConfig:
     heartbeat_interval_ms: Milliseconds = 2000
     backoff_ms: Milliseconds = 1000
     backoff_limit_ms: Milliseconds = 60_000
+    foreground: bool = False  # the parent tells the person how runs fail
     log_format: Literal["json", "text"] = "json"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
 

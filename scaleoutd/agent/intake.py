@@ -13,6 +13,7 @@ from collections.abc import Callable
 from scaleoutd.agent.dialects import Directive, Report
 from scaleoutd.agent.log import Log
 from scaleoutd.agent.spool import Spool, failure_response
+from scaleoutd.agent.telling import Telling
 from scaleoutd.agent.trail import Trail
 from scaleoutd.core import records
 from scaleoutd.errors import FormatError, ScaleoutError, StorageError
@@ -24,8 +25,9 @@ MAX_ID_CHARS = 256
 class Intake:
     """See the module.  Called by the poll thread."""
 
-    def __init__(self, spool: Spool, trail: Trail, log: Log) -> None:
+    def __init__(self, spool: Spool, trail: Trail, log: Log, telling: Telling | None = None) -> None:
         self._spool, self._trail, self._log = spool, trail, log
+        self._telling = telling or Telling(log)
 
     def heard(self, reports: list[Report]) -> None:
         """The combiner has these reports; tasks that are done are over."""
@@ -39,7 +41,7 @@ class Intake:
                 self._log.error("task-reported", exc, correlation_id=report.correlation_id)  # it is reported once more
                 continue
             self._trail.note("task-reported", correlation_id=report.correlation_id, status=report.status)
-            self._log.info("task-reported", f"task is {report.status}", correlation_id=report.correlation_id)
+            self._log.debug("task-reported", f"task is {report.status}", correlation_id=report.correlation_id)
 
     def take(self, directive: Directive, combiner: str, wake: Callable[[], None]) -> Report | None:
         """Takes one directive; `wake` is called when there is work.  A report that is due at once is returned."""
@@ -82,7 +84,7 @@ class Intake:
             round_id=directive.round_id,
             combiner=combiner,
         )
-        self._log.info("task-received", f"task {directive.task} received", correlation_id=correlation_id)
+        self._telling.received(directive)
         try:
             entry.settle()
         except (OSError, StorageError) as exc:

@@ -14,18 +14,26 @@ Rules:
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 from scaleoutd.agent.dialects import Dialect, Result
 from scaleoutd.agent.interrupt import Interrupt
 from scaleoutd.agent.log import Log
+from scaleoutd.agent.run import Run
 from scaleoutd.agent.spool import Entry
+from scaleoutd.agent.telling import Telling
 from scaleoutd.agent.trail import Trail
-from scaleoutd.errors import LedgerError, PeerError, ScaleoutError, TransportError, WorkloadError
+from scaleoutd.errors import (
+    LedgerError,
+    LimitExceededError,
+    PeerError,
+    ScaleoutError,
+    StorageError,
+    TransportError,
+    WorkloadError,
+)
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.messages import (
     CancelTask,
@@ -52,6 +60,14 @@ class Door(Protocol):
     def connect(self, room: str, timeout_s: float = 10.0) -> Channel: ...
 
 
+def _no_space(model_id: str, most: int) -> StorageError:
+    return StorageError(
+        f"cannot take model {model_id[:64]}: the disk has room for a model of {most} bytes and this one is larger",
+        code="storage-full",
+        hint="Free space where the runner keeps its state.",
+    )
+
+
 def heals(error: ScaleoutError) -> bool:
     """Whether the same task may go well later."""
     if isinstance(error, PeerError | LedgerError):
@@ -61,50 +77,14 @@ def heals(error: ScaleoutError) -> bool:
     return False
 
 
-class Run:
-    """The connection to the runner for one task, and what came over it."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel = channel
-        self.to_receive: ReceiveModel | None = None
-        self.released: Released | None = None
-        self.fetch_s = 0.0
-        self.fd = -1  # the runner's file for the model, later the outbox file
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close_file()
-        self.channel.close()
-
-    def close_file(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-    def take(self, answer: ReceiveModel | Released, descriptors: list[int]) -> None:
-        """What the runner answered; it must come with the descriptor that belongs to it, and with no other."""
-        wanted = 0 if isinstance(answer, Released) and answer.task != "train" else 1
-        self.close_file()
-        if len(descriptors) != wanted:
-            found = len(descriptors)
-            while descriptors:
-                os.close(descriptors.pop())
-            raise PeerError(f"cannot take the runner's answer: {found} descriptors, expected {wanted}")
-        if wanted:
-            self.fd = descriptors.pop()
-        if isinstance(answer, Released):
-            self.released = answer
-        else:
-            self.to_receive = answer
-
-
 class Pipeline:
     """Carries tasks, one at a time.  `session` gives the open dialect, or raises TransportError when there is none."""
 
-    def __init__(self, door: Door, session: Callable[[], Dialect], trail: Trail, log: Log) -> None:
+    def __init__(
+        self, door: Door, session: Callable[[], Dialect], trail: Trail, log: Log, telling: Telling | None = None
+    ) -> None:
         self._door, self._session, self._trail, self._log = door, session, trail, log
+        self._telling = telling or Telling(log)
 
     def carry(self, entry: Entry) -> None:
         """One task from where it stands to `acknowledged` and confirmed, or to `failed`."""
@@ -130,7 +110,7 @@ class Pipeline:
             if entry.state in ("received", "offered"):  # later on it was dropped where it was given up
                 self._record_dropped(entry, error)
             entry.fail(error)
-            self._log.error("task-failed", error, correlation_id=entry.task.correlation_id)
+            self._telling.failed(entry.task, error, by_runner=error.reported_by == "runner")
 
     # --- stages -----------------------------------------------------------------------------------------------
 
@@ -172,6 +152,10 @@ class Pipeline:
             try:
                 arrived = session.download(task.model_id, run.fd, run.to_receive.max_bytes, entry.interrupt.on_call)
                 break
+            except LimitExceededError as exc:
+                if run.to_receive.max_is_space:
+                    raise _no_space(task.model_id, run.to_receive.max_bytes) from exc
+                raise
             except TransportError as exc:
                 self._check_interrupt(entry)
                 last = CORRUPT_ATTEMPTS if exc.code == "download-corrupt" else DOWNLOAD_ATTEMPTS
@@ -206,9 +190,7 @@ class Pipeline:
             raise PeerError("cannot send: the runner asked for the model a second time")
         if entry.state == "offered":
             entry.advance("released", run=released.run, model_update_id=released.model_update_id)
-        if released.withheld:
-            kept_back = f"withheld by the egress rules: {', '.join(released.withheld)}"
-            self._log.warning("released", kept_back, correlation_id=entry.task.correlation_id)
+        self._telling.withheld(entry.task, released.withheld)
         try:
             if entry.interrupt.cancels:
                 raise cancelled(entry.interrupt.cancels)
@@ -238,7 +220,9 @@ class Pipeline:
         self._announce(session, entry, _result(entry, released, run, time.monotonic() - started_s), facts)
         entry.advance("acknowledged", sync=True)
         session.tell_status(f"{released.task} delivered: {entry.task.correlation_id}", audit=True)
-        self._record_sent(entry, {**facts, "wall_ms": int((time.monotonic() - started_s) * 1000)})
+        wall_s = time.monotonic() - started_s
+        self._record_sent(entry, {**facts, "wall_ms": int(wall_s * 1000)})
+        self._telling.sent(entry.task, released.size_bytes, wall_s)
 
     def _announce(self, session: Dialect, entry: Entry, result: Result, facts: dict[str, Any]) -> None:
         """The call that makes the combiner count it: what ends without an answer here is unknown."""

@@ -30,6 +30,7 @@ from scaleoutd.agent.link import Link, LinkEvents
 from scaleoutd.agent.log import Log
 from scaleoutd.agent.pipeline import Door, Pipeline
 from scaleoutd.agent.spool import Spool
+from scaleoutd.agent.telling import Telling
 from scaleoutd.agent.tls import ClientFacts, PeerFacts
 from scaleoutd.agent.trail import Ledger, Trail
 from scaleoutd.agent.worker import Worker
@@ -111,8 +112,10 @@ class Agent:
         self._session: Dialect | None = None
         self._up, self._lost = threading.Event(), threading.Event()
         self._tell = threading.Event()
-        self._worker = Worker(Pipeline(door, self._session_now, trail, log), self.spool, log, config, self._tell)
-        self._intake = Intake(self.spool, trail, log)
+        self._telling = Telling(log, told_by_parent=config.foreground and config.log_format == "text")
+        pipeline = Pipeline(door, self._session_now, trail, log, self._telling)
+        self._worker = Worker(pipeline, self.spool, log, config, self._tell)
+        self._intake = Intake(self.spool, trail, log, self._telling)
         self._refusal = ""
         self._fatal: ScaleoutError | None = None
 
@@ -151,7 +154,9 @@ class Agent:
                 return
             backoff.reset()
             self._refusal = ""
-            self._log.info("connected", f"connected to combiner {self._link.where} as {self._client_id()}")
+            shown = "with its client certificate (mTLS)" if self._link.tls.has_certificate else "without a client certificate"
+            who = f"{self._config.name} ({self._client_id()})" if self._config.name else self._client_id()
+            self._log.info("connected", f"connected to combiner {self._link.where} as {who}, {shown}")
             self._session = session
             self._up.set()
             self._tell.set()
@@ -271,6 +276,7 @@ class Agent:
         for event in (self._tell, self._up, self._lost):
             event.set()
         threads[0].join(WORKER_STOP_S)
+        self._telling.last_words(self.spool.entries())
         session = self._session
         if session is not None:
             # In a thread of its own: a combiner that does not answer must not hold up the stop.

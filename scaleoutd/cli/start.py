@@ -147,6 +147,7 @@ def agent_config(options: StartOptions, policy: Policy, folders: Folders, *, dev
         status_reporting=options.status_reporting,
         token_cache_dir=options.token_cache_dir if development or options.token_is_cached else "",
         poll_interval_ms=options.poll_interval_ms,
+        foreground=True,
         log_level=options.log_level,
         log_format=options.log_format,
     )

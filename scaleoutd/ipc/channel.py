@@ -138,7 +138,9 @@ class Channel:
                 raise PeerError(f"cannot take a message of {self.peer}: {exc.message}") from exc
             if not isinstance(value, types):
                 if isinstance(value, Refused):
-                    raise value.error()
+                    error = value.error()
+                    error.reported_by = self.peer
+                    raise error
                 wanted = ", ".join(_NAME_OF[kind] for kind in types)
                 raise PeerError(f"cannot take message {name!r} of {self.peer}: expected {wanted}")
         except BaseException:
