@@ -114,7 +114,7 @@ class Witness:
     def ended(self, ended: TaskEnded) -> None:
         """The run is over: what is still to be said, then all is forgotten."""
         if self._run.pending is not None:
-            self._tell_pending()
+            self._tell_pending(ended.task)
         for call, count in sorted(ended.denied.items()):
             kind = "network" if call == "socket" else f"call {call}"
             if kind not in self._run.told:
@@ -123,12 +123,12 @@ class Witness:
                 self._say(kind, f"{ended.task} tried to {what}{times}; this sandbox {_has_not(call)}", self._advice(kind, ""))
         self._run = _Run()
 
-    def _tell_pending(self) -> None:
+    def _tell_pending(self, who: str = "the step") -> None:
         run = self._run
         if run.pending is None:
             return
         (kind, text), run.pending = run.pending, None
-        self._say(kind, f"{run.frame or 'the step'} {self._what(kind, text)}", self._advice(kind, text))
+        self._say(kind, f"{run.frame or who} {self._what(kind, text)}", self._advice(kind, text))
 
     def _say(self, kind: str, text: str, hint: str) -> None:
         if kind not in self._run.told:
