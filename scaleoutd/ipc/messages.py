@@ -49,6 +49,7 @@ class ReceiveModel:
 
     run: Name
     max_bytes: Natural
+    max_is_space: bool = False  # it is the free space that bounds it, not the policy
 
 
 @message("model-received")

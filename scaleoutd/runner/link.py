@@ -29,10 +29,10 @@ class Link:
         self.run = ""  # what the task became, for whoever watches in the foreground
         self.denied: Mapping[str, int] = {}
 
-    def receive_model(self, run: str, max_bytes: int, writer: int) -> ModelReceived:
+    def receive_model(self, run: str, max_bytes: int, writer: int, *, max_is_space: bool = False) -> ModelReceived:
         """Hands out the write-only descriptor (ours is closed) and waits until the agent says that it is done."""
         try:
-            self.channel.tell(ReceiveModel(run, max_bytes), [writer])
+            self.channel.tell(ReceiveModel(run, max_bytes, max_is_space), [writer])
         finally:
             os.close(writer)
         received = self.channel.receive(ModelReceived, CancelTask, timeout_s=RECEIVE_S)

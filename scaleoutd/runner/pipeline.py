@@ -38,6 +38,7 @@ from scaleoutd.runner.receive import IncomingModel, ReceivedModel
 from scaleoutd.runner.room import Room
 from scaleoutd.runner.rootfile import read_trust_root
 from scaleoutd.runner.runs import UNRECORDED, Run
+from scaleoutd.runner.space import largest_model
 from scaleoutd.runner.store import Snapshot, take_snapshot
 from scaleoutd.runner.verify import Proven, prove
 
@@ -63,6 +64,7 @@ class Task:
     stage: str = "verify"
     pending: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     cleanup: ExitStack = field(default_factory=ExitStack)
+    model: ExitStack = field(default_factory=ExitStack)  # what is of the model received; closed after the gate
 
     @property
     def context(self) -> dict[str, Any]:
@@ -104,6 +106,7 @@ def perform(task: Task) -> tuple[Released, Outgoing]:
             record_about_to_run(task, grant, plan, model)  # 7
             result = execute(task, instance, plan)  # 8
             outputs = gate(task, grant, instance, plan, model)  # 9
+            task.model.close()  # or the disk would hold the model three times
             outgoing = put_in_outbox(task, facts, result, outputs)
         return release(task, outgoing), outgoing  # 10
 
@@ -178,14 +181,19 @@ def receive(task: Task, grant: Grant) -> tuple[ReceivedModel, Path]:
     """4: the model, streamed by the agent into a file of ours, out of its hands, hashed, and linked for the step."""
     task.stage = "receive"
     folder = task.room.state / "in" / secrets.token_hex(12)
-    incoming = IncomingModel(task.room.state / "in")
-    task.cleanup.callback(incoming.close)
-    task.link.receive_model(task.run.name, grant.model.max_bytes, incoming.take_writer())
-    model = incoming.seal(grant.model.max_bytes)
+    room, session = task.room, task.run.offer.session_id
+    space = largest_model(room.state, room.scratch, room.last_model[1] if room.last_model[0] == session else 0)
+    max_bytes = min(grant.model.max_bytes, space)
+    task.cleanup.callback(task.model.close)
+    incoming = IncomingModel(room.state / "in")
+    task.model.callback(incoming.close)
+    task.link.receive_model(task.run.name, max_bytes, incoming.take_writer(), max_is_space=space < grant.model.max_bytes)
+    model = incoming.seal(max_bytes)
+    room.last_model = (session, model.size_bytes)
     with storage_errors("make the folder of a model"):
         folder.mkdir(mode=0o755)
         folder.chmod(0o755)
-        task.cleanup.callback(shutil.rmtree, folder, ignore_errors=True)
+        task.model.callback(shutil.rmtree, folder, ignore_errors=True)
         incoming.link(folder / "model.npz")
         task.note("model-received", sha256=model.sha256, size_bytes=model.size_bytes)
         settings = folder / "model.npz-metadata"

@@ -63,6 +63,7 @@ class Room:
     ask_to_sign: Callable[[], object] | None = None
     compute_lock: Path | None = None
     host_clock: HostClock = field(default_factory=HostClock)
+    last_model: tuple[str, int] = ("", 0)  # session and bytes: the next one of the session needs as much
     runs: Runs = field(init=False)
     outbox: Outbox = field(init=False)
 

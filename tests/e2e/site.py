@@ -136,6 +136,7 @@ class NodeProcess:
     arguments: Sequence[str]
     token: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    wrapper: Sequence[str] = ()  # a command that ends in an exec of what follows it
 
     def __post_init__(self) -> None:
         environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "CONDA_PREFIX")}
@@ -157,7 +158,7 @@ class NodeProcess:
         self._reader.start()
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "scaleoutd.cli.scaleoutd", "client", "start", *self.arguments]
+        return [*self.wrapper, sys.executable, "-m", "scaleoutd.cli.scaleoutd", "client", "start", *self.arguments]
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -272,6 +273,7 @@ class Site:
         self.trust_root = self.project.write_trust_root(folder / "root.json")
         self.policy = write_policy(folder / "policy.yaml", self.project, self.trust_root, **policy)
         self.state = folder / "state"
+        self.wrapper: Sequence[str] = ()  # of every node; see NodeProcess
         self.nodes: list[NodeProcess] = []
         self._client = ""
 
@@ -309,7 +311,7 @@ class Site:
 
     def launch(self, name: str = "ward-7", state: Path | None = None, **changes: str | None) -> NodeProcess:
         assert self.combiner is not None
-        node = NodeProcess(self.arguments(name, state, **changes), self.combiner.mint_enrollment())
+        node = NodeProcess(self.arguments(name, state, **changes), self.combiner.mint_enrollment(), wrapper=self.wrapper)
         self.nodes.append(node)
         self._client = name
         return node
