@@ -25,15 +25,7 @@ from scaleoutd.agent.run import Run
 from scaleoutd.agent.spool import Entry
 from scaleoutd.agent.telling import Telling
 from scaleoutd.agent.trail import Trail
-from scaleoutd.errors import (
-    LedgerError,
-    LimitExceededError,
-    PeerError,
-    ScaleoutError,
-    StorageError,
-    TransportError,
-    WorkloadError,
-)
+from scaleoutd.errors import LedgerError, LimitExceededError, PeerError, ScaleoutError, TransportError, WorkloadError, from_code
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.messages import (
     CancelTask,
@@ -58,14 +50,6 @@ _HEALING_CODES = {"transport-failed", "token-refused", "client-certificate-refus
 
 class Door(Protocol):
     def connect(self, room: str, timeout_s: float = 10.0) -> Channel: ...
-
-
-def _no_space(model_id: str, most: int) -> StorageError:
-    return StorageError(
-        f"cannot take model {model_id[:64]}: the disk has room for a model of {most} bytes and this one is larger",
-        code="storage-full",
-        hint="Free space where the runner keeps its state.",
-    )
 
 
 def heals(error: ScaleoutError) -> bool:
@@ -153,9 +137,10 @@ class Pipeline:
                 arrived = session.download(task.model_id, run.fd, run.to_receive.max_bytes, entry.interrupt.on_call)
                 break
             except LimitExceededError as exc:
-                if run.to_receive.max_is_space:
-                    raise _no_space(task.model_id, run.to_receive.max_bytes) from exc
-                raise
+                if not run.to_receive.max_is_space:
+                    raise
+                told = f"{exc.message}, for want of space on the disk"
+                raise from_code("storage-full", told, "Free space where the runner keeps its state.") from exc
             except TransportError as exc:
                 self._check_interrupt(entry)
                 last = CORRUPT_ATTEMPTS if exc.code == "download-corrupt" else DOWNLOAD_ATTEMPTS
