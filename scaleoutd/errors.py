@@ -73,6 +73,7 @@ CODES: dict[str, str] = {
     "replaced": "a newer task took the place of this one",
     # sandbox
     "kernel-support": "the kernel or host cannot prove an outcome that the policy demands",
+    "namespaces-denied": "this host gives us no namespaces, which hold the step",
     "launch-failed": "a stage before the exec of the step failed",
     "step-unavailable": "no step instance could be reached",
     "step-failed": "the step ended with a non-zero status",
@@ -246,7 +247,7 @@ def _classes() -> dict[str, type[ScaleoutError]]:
             PolicyDeniedError,
             "task-type-denied session-denied budget-exhausted model-format-denied settings-denied run-repeated paused replaced",
         ),
-        (KernelSupportError, "kernel-support"),
+        (KernelSupportError, "kernel-support namespaces-denied"),
         (LaunchError, "launch-failed step-unavailable"),
         (WorkloadError, "step-failed step-killed step-cancelled"),
         (

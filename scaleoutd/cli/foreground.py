@@ -18,7 +18,7 @@ from scaleoutd.agent.config import AgentConfig
 from scaleoutd.cli.denials import SandboxFacts, Witness
 from scaleoutd.cli.development import DevelopmentSigner
 from scaleoutd.cli.rooms import Rooms, RoomSpec
-from scaleoutd.cli.terminal import StepOutput, advise, fail, say, warn
+from scaleoutd.cli.terminal import StepOutput, advise, escape, fail, say, warn
 from scaleoutd.core import records, strictjson
 from scaleoutd.core.policy import Policy
 from scaleoutd.durable import make_private_folder, replace_file
@@ -61,6 +61,12 @@ def default_state(name: str) -> Path:
     return Path(base) / "scaleoutd" / name
 
 
+def _warn_of(room: str, text: str) -> None:
+    """What the runner found out about the sandbox; the others' words are for the log."""
+    for line in text.splitlines() if room == "runner" else ():
+        warn(escape(line))
+
+
 class Node:
     """The rooms of one node.  Without `agent` there are ledger and runner only (`scaleoutctl run`).
 
@@ -100,6 +106,7 @@ class Node:
         self.rooms = Rooms(
             specs,
             on_event=on_event,
+            on_status=_warn_of,
             extra={self.output.reader: self.output.pump, self._woken: self._drain},
             on_sign=self._sign if signer is not None else None,
             on_task_ended=self._task_ended,

@@ -91,6 +91,7 @@ class Rooms:
     specs: Sequence[RoomSpec]
     on_event: Callable[[str, str], None] = lambda room, what: None
     extra: Mapping[int, Callable[[], None]] = field(default_factory=dict)  # more descriptors to watch, with what to do
+    on_status: Callable[[str, str], None] = lambda room, text: None  # what a room has to say when it is ready, in lines
     on_sign: Callable[[], SignedNow] | None = None  # None: nothing is ever signed here
     on_task_ended: Callable[[TaskEnded], None] = lambda ended: None
 
@@ -234,7 +235,7 @@ class Rooms:
         if room.gives is None:
             return
         try:
-            room.gives.expect(Ready, timeout_s=0)
+            status = room.gives.expect(Ready, timeout_s=0).status
         except PeerError:
             self._selector.unregister(room.gives)
             room.gives.close()
@@ -242,6 +243,8 @@ class Rooms:
             room.ready = False
             return
         room.ready = True
+        if status:
+            self.on_status(room.spec.name, status)
         self.on_event(room.spec.name, "ready")
 
     def _serve(self, room: _Room) -> None:

@@ -73,6 +73,15 @@ def resolve_environment(rule: EnvironmentRule) -> ResolvedEnvironment:
     return ResolvedEnvironment(str(python), tuple(binds.values()), search_path, is_venv, sha256)
 
 
+def link_interpreter(folder: Path, python: str) -> None:
+    """`python` and `python3` in `folder`/bin, for a step without a view of its own (planner.py has them in the view)."""
+    with storage_errors(f"link the interpreter in {folder}"):
+        (folder / "bin").mkdir(mode=0o755)
+        (folder / "bin").chmod(0o755)
+        for name in ("python", "python3"):
+            (folder / "bin" / name).symlink_to(python)
+
+
 def environment_digest(rule: EnvironmentRule) -> str:
     """SHA-256 of everything of the environment that is not the system's own (see the module's rules)."""
     roots = _digest_roots(rule)

@@ -29,7 +29,7 @@ from scaleoutd.errors import LedgerError, OutputError, PeerError, ScaleoutError,
 from scaleoutd.ipc.messages import Released
 from scaleoutd.runner import egress, planner
 from scaleoutd.runner.computelock import computing
-from scaleoutd.runner.environments import ResolvedEnvironment, check_data_set, resolve_environment
+from scaleoutd.runner.environments import ResolvedEnvironment, check_data_set, link_interpreter, resolve_environment
 from scaleoutd.runner.instances import GRACE_S, Instance
 from scaleoutd.runner.link import Link
 from scaleoutd.runner.outbox import Outgoing
@@ -206,6 +206,8 @@ def make_plan(
     task: Task, grant: Grant, environment: ResolvedEnvironment, snapshot: Snapshot, folder: Path, slot: int
 ) -> SandboxPlan:
     """6: a pure function of what was proven and granted."""
+    if task.room.backend == "inner":
+        link_interpreter(folder, environment.python)
     return planner.make_plan(
         planner.PlanInputs(
             run=task.run.name,
@@ -222,7 +224,7 @@ def make_plan(
             environment_binds=environment.binds,
             data_sets={name: rule.path for name, rule in grant.data_sets.items()},
             limits=grant.limits,
-            outcomes=grant.outcomes,
+            outcomes=tuple(name for name in grant.outcomes if name not in task.room.left_open),
         )
     )
 

@@ -7,7 +7,7 @@ The step's view, beside the system's own folders and the interpreter's:
     /in/model.npz         the model as it came, read-only; beside it /in/model.npz-metadata with the settings
     /data/<id>            a data set of the policy, read-only; its path is also in SCALEOUTD_DATA_<ID>
     /scratch              writable, on disk; the results are expected in /scratch/out
-    /env/bin              `python` and `python3` of the policy's environment, on PATH
+    /env/bin              `python` and `python3` of the policy's environment, on PATH (backend inner: <model folder>/bin)
     /tmp, /dev/shm        own, of the policy's size
 """
 
@@ -50,13 +50,15 @@ class PlanInputs:
 
 def make_plan(given: PlanInputs) -> SandboxPlan:
     """The plan of one run."""
+    inner = given.backend == "inner"
     binds = [
         *given.environment_binds,
         Bind(given.snapshot, "/project", executable=True),
         Bind(given.model_folder, "/in"),
         *(Bind(path, f"/data/{name}") for name, path in sorted(given.data_sets.items())),
     ]
-    inner = given.backend == "inner"
+    if inner:  # there is no view in which something could lie elsewhere
+        binds = [Bind(bind.source, bind.source, bind.executable) for bind in binds]
     return SandboxPlan(
         run=given.run,
         backend=given.backend,
@@ -68,7 +70,7 @@ def make_plan(given: PlanInputs) -> SandboxPlan:
         scratch=given.scratch,
         limits=given.limits,
         outcomes=tuple(given.outcomes),
-        links=(Link("/env/bin/python", given.python), Link("/env/bin/python3", given.python)),
+        links=() if inner else (Link("/env/bin/python", given.python), Link("/env/bin/python3", given.python)),
     )
 
 
@@ -83,7 +85,7 @@ def _environment(given: PlanInputs, inner: bool) -> dict[str, str]:
     scratch = given.scratch if inner else "/scratch"
     # An interpreter knows that it is a venv's by the path it was called by, so the link must not come first there; the
     # system's own folder may hold another version under the name python3, so there it must.
-    links = [] if inner else ["/env/bin"]
+    links = [f"{given.model_folder}/bin"] if inner else ["/env/bin"]
     path = [*given.search_path, *links] if given.is_venv else [*links, *given.search_path]
     threads = str(given.limits.cpus)
     environment = {

@@ -22,6 +22,7 @@ from typing import Literal
 from scaleoutd.core import clock, records, strictjson
 from scaleoutd.core.clock import Now
 from scaleoutd.core.manifest import VerifiedManifest
+from scaleoutd.core.plan import Outcome
 from scaleoutd.core.strictjson import Json
 from scaleoutd.durable import make_private_folder, replace_file, storage_errors
 from scaleoutd.hostclock import HostClock
@@ -63,6 +64,7 @@ class Room:
     ask_to_sign: Callable[[], object] | None = None
     compute_lock: Path | None = None
     host_clock: HostClock = field(default_factory=HostClock)
+    left_open: tuple[Outcome, ...] = ()  # outcomes that the probe at start could not prove
     last_model: tuple[str, int] = ("", 0)  # session and bytes: the next one of the session needs as much
     runs: Runs = field(init=False)
     outbox: Outbox = field(init=False)

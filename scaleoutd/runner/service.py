@@ -12,17 +12,27 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from types import FrameType
 
 from scaleoutd import __version__
-from scaleoutd.core.plan import Enforcement
+from scaleoutd.core.plan import OUTCOMES, Enforcement
 from scaleoutd.core.policy import Policy
-from scaleoutd.errors import CODES, LaunchError, LedgerError, PeerError, PolicyDeniedError, ScaleoutError, from_code
+from scaleoutd.errors import (
+    CODES,
+    KernelSupportError,
+    LaunchError,
+    LedgerError,
+    PeerError,
+    PolicyDeniedError,
+    ScaleoutError,
+    from_code,
+)
 from scaleoutd.ipc.channel import Channel, Refused
 from scaleoutd.ipc.doors import ServerDoor, TaskEnded
 from scaleoutd.ipc.messages import CancelTask, Delivered, Forgotten, Released, TaskOffer
 from scaleoutd.ipc.step import Probed
-from scaleoutd.runner import planner
+from scaleoutd.runner import openings, planner
 from scaleoutd.runner.environments import resolve_environment
 from scaleoutd.runner.link import Link
 from scaleoutd.runner.outbox import Outgoing
@@ -46,12 +56,13 @@ class Runner:
         self.log = log
         self._one_at_a_time = threading.Lock()
         self._digests: dict[str, str] = {}
+        self._denied: KernelSupportError | None = None  # why a development node runs without namespaces
 
     def start(self) -> str:
-        """Probes, recovers and records; returns one line for people.  Raises when a demanded outcome cannot be proven."""
+        """Probes, recovers and records; returns what people must be told.  Raises when a demanded outcome cannot be proven."""
         policy = read_policy(self.room.policy_file)
         self._digests = {"policy": policy.digest()}
-        probed = self._probe(policy)
+        probed = self._prove(policy)
         self.room.ledger.record(
             "runner-started",
             version=__version__,
@@ -66,15 +77,31 @@ class Runner:
             clock_synchronised=self.room.now().synchronised,
             pid=os.getpid(),
         )
-        left_open = [item.name for item in probed.outcomes if item.status == "open"]
+        left_open = self.room.left_open = tuple(name for name in OUTCOMES if name in _open_of(probed))
         if left_open:
-            self.room.ledger.record("outcome-open", outcomes=left_open, backend=self.room.backend)
+            self.room.ledger.record("outcome-open", outcomes=list(left_open), backend=self.room.backend)
         self.recover()
         self.room.instances.refill()
-        proven = sum(1 for item in probed.outcomes if item.status in ("proven", "enforced"))
-        return f"sandbox {self.room.backend}: {proven} of {len(policy.outcomes)} demanded outcomes proven" + (
-            f"; OPEN: {', '.join(left_open)}" if left_open else ""
-        )
+        if self._denied is not None:
+            return openings.told_at_start(self._denied.message, self._denied.hint, left_open)
+        return f"OPEN, as the policy allows: {', '.join(left_open)}" if left_open else ""
+
+    def _prove(self, policy: Policy) -> Probed:
+        """The probe.  A development node goes on where no namespaces can be had; a node with a policy never does by itself."""
+        try:
+            return self._probe(policy)
+        except KernelSupportError as exc:
+            if exc.code != "namespaces-denied":
+                raise
+            if not policy.development:
+                exc.hint += " Without them: `backend: inner` in the policy, and under outcomes: only what can be proven then."
+                raise
+            if os.geteuid() == 0:
+                exc.hint = "Start it as an ordinary user (a container: --user), or give the container CAP_SYS_ADMIN."
+                raise
+            self._denied = exc
+            self.room.backend = "inner"
+            return self._probe(replace(policy, outcomes=()))
 
     def _probe(self, policy: Policy) -> Probed:
         if not policy.environments:
@@ -294,6 +321,10 @@ class Runner:
             self.room.ledger.record("runner-stopped", reason=reason)
         except LedgerError as exc:
             self.log(f"stopped without a record: {exc.message}")
+
+
+def _open_of(probed: Probed) -> set[str]:
+    return {item.name for item in probed.outcomes if item.status == "open"}
 
 
 def told(item: Enforcement) -> str:

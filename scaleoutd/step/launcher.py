@@ -267,10 +267,11 @@ def _empty() -> tuple[dict[str, Any], tuple[int, ...]]:
 
 def _prepare_namespaces() -> KernelSupportError | None:
     """For an ordinary user: the user namespace, once.  The error is kept: the backend `inner` does not need it."""
-    if os.geteuid() == 0:
-        return None
     try:
-        namespaces.enter_user_namespace()
+        if os.geteuid() == 0:
+            namespaces.check_root()
+        else:
+            namespaces.enter_user_namespace()
     except KernelSupportError as exc:
         return exc
     return None

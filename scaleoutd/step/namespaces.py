@@ -18,6 +18,7 @@ from scaleoutd.step.view import View
 
 _OF_RUN = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWCGROUP
 _STAGING = "/tmp"  # noqa: S108 - the new root is attached here for an instant, inside the run's own mount namespace
+CAP_SYS_ADMIN = 21  # linux/capability.h
 HINT_USER_NAMESPACES = (
     "Allow user namespaces (sysctl user.max_user_namespaces > 0, kernel.unprivileged_userns_clone=1; on Ubuntu"
     " kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile with userns), run as root, or use the service."
@@ -37,10 +38,22 @@ def enter_user_namespace() -> None:
         syscalls.unshare(syscalls.CLONE_NEWNS)  # AppArmor lets unshare pass and takes the capabilities: find out now
     except OSError as exc:
         raise KernelSupportError(
-            f"cannot make a user namespace: {exc.strerror} ({exc.filename})", hint=HINT_USER_NAMESPACES
+            f"cannot make a user namespace: {exc.strerror} ({exc.filename})",
+            code="namespaces-denied",
+            hint=HINT_USER_NAMESPACES,
         ) from exc
     finally:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
+
+
+def check_root() -> None:
+    """Root makes mounts and namespaces by CAP_SYS_ADMIN, which a container's root may lack."""
+    with open("/proc/self/status") as file:
+        held = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:"))
+    if not held >> CAP_SYS_ADMIN & 1:
+        raise KernelSupportError(
+            "cannot make namespaces: this root has no CAP_SYS_ADMIN", code="namespaces-denied", hint=HINT_USER_NAMESPACES
+        )
 
 
 def fork_in_pid_namespace() -> int:
