@@ -64,6 +64,7 @@ CODES: dict[str, str] = {
     "data-set-mismatch": "a data set differs from its digest or is not there",
     # policy
     "task-type-denied": "the policy or the project has no such step",
+    "importer-project": "the project registers callbacks from a startup file; this node runs commands",
     "session-denied": "the policy does not allow this session or combiner",
     "budget-exhausted": "the purpose budget of runs is used up",
     "model-format-denied": "the model's format is not on the policy's list",
@@ -245,7 +246,8 @@ def _classes() -> dict[str, type[ScaleoutError]]:
         ),
         (
             PolicyDeniedError,
-            "task-type-denied session-denied budget-exhausted model-format-denied settings-denied run-repeated paused replaced",
+            "task-type-denied importer-project session-denied budget-exhausted model-format-denied settings-denied run-repeated"
+            " paused replaced",
         ),
         (KernelSupportError, "kernel-support namespaces-denied"),
         (LaunchError, "launch-failed step-unavailable"),

@@ -15,3 +15,9 @@ done
 "$work/env/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
     --no-emit-find-links --no-header --override requirements/official.override requirements/official.in \
     --output-file requirements/official.txt
+# Steps of official projects run on the system's numpy and torch; everything else of the official client is beside them.
+{
+    echo "# SPDX-License-Identifier: Apache-2.0"
+    echo "# Made from official.txt by tools/lock.sh: the same without numpy, which the system's torch is built against."
+    sed 1,2d requirements/official.txt | awk '/^[^ #]/ { keep = $0 !~ /^numpy==/ } keep'
+} >requirements/steps.txt

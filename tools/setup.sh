@@ -1,11 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Makes .venv (and, with "official", .venv-official) from hash-locked requirements.  On Debian, as root, it first installs the
-# few packages that a fresh machine lacks; as an ordinary user it prints the one line that root has to run.
+# Makes .venv from hash-locked requirements; with "official" what only the tests need: .venv-official (the official client) and
+# .venv-steps (its library beside the system's numpy and torch, for steps).  On Debian, as root, it first installs the packages
+# that a fresh machine lacks; as an ordinary user it prints the one line that root has to run.
 set -eu
 cd "$(dirname "$0")/.."
 
 needed="python3 python3-venv libseccomp2 jq sqlite3 ca-certificates"
+if [ "${1:-node}" = official ]; then
+    needed="$needed python3-numpy python3-torch python3-sklearn"
+fi
 
 missing=
 if command -v dpkg-query >/dev/null; then
@@ -23,6 +27,7 @@ if [ -n "$missing" ]; then
     else
         echo "setup: these Debian packages are missing; root installs them with"
         echo "    apt-get install --no-install-recommends$missing"
+        echo "setup: tests that need them say so and do not run"
     fi
 fi
 
@@ -32,15 +37,16 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 "$PYTHON" -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "setup: Python 3.11 to 3.13 is needed")'
 
-# Installs the locked requirements FILE into the environment FOLDER once for each content of the lock.
+# Installs the locked requirements FILE into the environment FOLDER once for each content of the lock; more arguments go to venv.
 environment() {
     folder=$1
     lock=$2
+    shift 2
     stamp=$folder/.lock-$(sha256sum "$lock" | cut -c1-16)
     if [ ! -e "$stamp" ]; then
         echo "setup: making $folder"
         rm -rf "$folder"
-        "$PYTHON" -m venv "$folder"
+        "$PYTHON" -m venv "$@" "$folder"
         "$folder/bin/pip" install -qq --disable-pip-version-check --require-hashes --no-deps -r "$lock"
         touch "$stamp"
     fi
@@ -49,6 +55,7 @@ environment() {
 case "${1:-node}" in
 official)
     environment .venv-official requirements/official.txt
+    environment .venv-steps requirements/steps.txt --system-site-packages
     ;;
 *)
     environment .venv requirements/dev.txt

@@ -24,7 +24,7 @@ from scaleoutd.cli.foreground import Folders, Node, default_state
 from scaleoutd.cli.startoptions import NUMPY_HELPER, StartOptions, parse_data_sets
 from scaleoutd.cli.terminal import say, warn
 from scaleoutd.core.policy import Policy, development_policy, parse_policy_yaml
-from scaleoutd.core.project import PROJECT_FILE
+from scaleoutd.core.project import PROJECT_FILE, importer_refusal, parse_project
 from scaleoutd.durable import storage_errors
 from scaleoutd.errors import ConfigError, CredentialError
 
@@ -36,12 +36,21 @@ def find_project(given: Path | None) -> Path:
     candidates = [given] if given is not None else [Path.cwd(), Path.cwd() / "client"]
     for folder in candidates:
         if (folder / PROJECT_FILE).is_file():
+            _check_kind(folder / PROJECT_FILE)
             return folder.absolute()
     raise ConfigError(
         f"cannot find the project: expected {PROJECT_FILE} in {' or '.join(str(folder) for folder in candidates)}",
         code="config-missing",
         hint="Go to the project's folder, name it with --project, or make one: `scaleoutctl init DIR`.",
     )
+
+
+def _check_kind(path: Path) -> None:
+    """A project that can never run here is refused before the node says that it is connected."""
+    with storage_errors(f"read {path}"):
+        project = parse_project(path.read_bytes(), name=str(path))
+    if project.startup_file is not None and not project.steps:
+        raise importer_refusal(project.startup_file)
 
 
 def development_python() -> str:

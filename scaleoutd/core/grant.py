@@ -16,6 +16,7 @@ from scaleoutd.core.clock import Now
 from scaleoutd.core.manifest import Expected, Manifest, VerifiedManifest, check_dates
 from scaleoutd.core.plan import Limits, ModelRules, Outcome, Task
 from scaleoutd.core.policy import DataSetRule, Egress, EnvironmentRule, Policy
+from scaleoutd.core.project import importer_refusal
 from scaleoutd.core.settings import check_settings
 from scaleoutd.errors import PolicyDeniedError, VerificationError
 
@@ -131,7 +132,9 @@ def _check_task(policy: Policy, manifest: Manifest, task: Task) -> None:
             code="task-type-denied",
             hint="Add it to tasks: in the policy.",
         )
-    if task not in manifest.steps and manifest.startup_file is None:
+    if task not in manifest.steps and manifest.startup_file is not None:
+        raise importer_refusal(manifest.startup_file)
+    if task not in manifest.steps:
         raise PolicyDeniedError(
             f"cannot run {task}: project {manifest.project} has {', '.join(sorted(manifest.steps)) or 'no step'}",
             code="task-type-denied",

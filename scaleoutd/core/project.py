@@ -16,7 +16,7 @@ from scaleoutd.core.manifest import Command, check_path
 from scaleoutd.core.records import Text
 from scaleoutd.core.strictjson import Json
 from scaleoutd.core.strictyaml import YamlDocument, decode_yaml, load_yaml
-from scaleoutd.errors import VerificationError
+from scaleoutd.errors import PolicyDeniedError, VerificationError
 
 PROJECT_FILE = "scaleout.yaml"
 IGNORE_FILE = ".scaleoutignore"
@@ -80,6 +80,17 @@ def parse_project(data: bytes, *, name: str = PROJECT_FILE) -> Project:
             "entry_points names no step", "project.entry_points", "Name train and validate, or startup for an importer project."
         )
     return Project(steps, _command(found.build), startup_file, _command(found.startup))
+
+
+def importer_refusal(startup_file: str) -> PolicyDeniedError:
+    """Importer projects need the client inside the process that trains; here the two are kept apart."""
+    return PolicyDeniedError(
+        f"cannot run the project: it registers callbacks from {startup_file} (importer mode), expected commands for train and"
+        " validate (dispatcher mode)",
+        code="importer-project",
+        hint="Give entry_points `train: {command: python train.py}` and `validate: {command: python validate.py}`: each is called"
+        " with the model's file and the file to write.  `scaleoutctl init DIR` makes an example.",
+    )
 
 
 def _command(point: _EntryPoint | None) -> tuple[str, ...] | None:

@@ -57,8 +57,6 @@ def make_plan(given: PlanInputs) -> SandboxPlan:
         Bind(given.model_folder, "/in"),
         *(Bind(path, f"/data/{name}") for name, path in sorted(given.data_sets.items())),
     ]
-    if inner:  # there is no view in which something could lie elsewhere
-        binds = [Bind(bind.source, bind.source, bind.executable) for bind in binds]
     return SandboxPlan(
         run=given.run,
         backend=given.backend,

@@ -219,6 +219,7 @@ def test_the_digest_of_the_manifest_binds_where_the_policy_has_none() -> None:
         ("task-type-denied", {}, {}, Offer(task="predict"), RunsSoFar()),
         ("task-type-denied", {"tasks": ("validate",)}, {}, Offer(), RunsSoFar()),
         ("task-type-denied", {}, {"steps": {"validate": ("v",)}}, Offer(), RunsSoFar()),
+        ("importer-project", {}, {"steps": {}, "startup_file": "train.py"}, Offer(), RunsSoFar()),
         ("session-denied", {"budget": Budget(combiners=("other.example:*",))}, {}, Offer(), RunsSoFar()),
         ("session-denied", {"budget": Budget(combiners=())}, {}, Offer(), RunsSoFar()),
         ("session-denied", {"budget": Budget(sessions=("s?",))}, {}, Offer(), RunsSoFar()),
@@ -259,7 +260,6 @@ def test_denied_with_its_own_code(
         ({"environments": TWO_ENVIRONMENTS}, {"environments": {"b": Expected("2" * 64), "c": Expected()}}, Offer(), RunsSoFar()),
         ({"data_sets": DATA}, {"data_sets": {"other": Expected("1" * 64)}}, Offer(), RunsSoFar()),
         ({}, {"policy_sha256": policy().digest()}, Offer(), RunsSoFar()),
-        ({"tasks": ("predict",)}, {"steps": {}, "startup_file": "train.py"}, Offer(task="predict"), RunsSoFar()),
         ({"settings_schema": {}}, {}, Offer(settings='{"x":1}'), RunsSoFar()),
     ],
 )
