@@ -47,7 +47,6 @@ class Order:
     identity: Identity
     program: bytes
     landlock_abi: int
-    cgroup_files: tuple[str, ...]
     watch_memory: bool
     own_namespaces: bool
     scratch: str  # as pid 1 sees it
@@ -60,9 +59,6 @@ def run(order: Order, out: int, control: int, door: int) -> NoReturn:
         _settle_descriptors(out, control, door)
         os.setsid()
         os.umask(0o022)
-        with confine.stage("cgroup"):
-            for path in order.cgroup_files:
-                _write(path, "0")
         if order.own_namespaces:
             with confine.stage("namespaces and view"):
                 namespaces.enter(order.view)

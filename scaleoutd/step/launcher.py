@@ -68,7 +68,8 @@ class Launcher:
         self._abi = min(syscalls.landlock_abi(), 7)
         self._namespaces_error = _prepare_namespaces()
         self._scratch: tuple[str, confine.Identity] | None = None
-        self._serial = 0
+        self._group = limits.Cgroup()
+        self._group.enter(f"{limits.GROUP_PREFIX}{os.getpid()}")
 
     def serve(self) -> None:
         """Greets, then answers requests until the connection ends."""
@@ -152,12 +153,9 @@ class Launcher:
 
     def _probe(self, received: Received) -> None:
         plan = received.message.plan
-        order, group = self.order_of(plan)
-        try:
-            self._prepare_scratch(plan, order.identity)
-            found = probe.prove(self._channel, order, group, self._filters)
-        finally:
-            group.remove()
+        order = self.order_of(plan)
+        self._prepare_scratch(plan, order.identity)
+        found = probe.prove(self._channel, order, self._group, self._filters)
         self._channel.tell(Probed(found, self._filters.step_sha256, self._abi))
 
     def _reader_cell(self, plan: SandboxPlan) -> children.Cell:
@@ -176,36 +174,31 @@ class Launcher:
         if len(received.descriptors) != (2 if request.terminal else 1):
             raise PeerError("cannot execute: the log file and, with `terminal`, a pipe must come with the message")
         plan = request.plan
-        order, group = self.order_of(plan)
-        try:
-            self._prepare_scratch(plan, order.identity)
-            run = execute.Execution(self._channel, order, group, self._filters)
-            terminal = received.descriptors[1] if request.terminal else None
-            result = run.run(received.descriptors[0], terminal, lambda pid: self._channel.tell(Started(pid)))
-            self._channel.tell(Ended(result))
-        finally:
-            group.remove()
+        order = self.order_of(plan)
+        self._prepare_scratch(plan, order.identity)
+        run = execute.Execution(self._channel, order, self._group, self._filters)
+        terminal = received.descriptors[1] if request.terminal else None
+        result = run.run(received.descriptors[0], terminal, lambda pid: self._channel.tell(Started(pid)))
+        self._channel.tell(Ended(result))
 
-    def order_of(self, plan: SandboxPlan) -> tuple[init.Order, limits.Cgroup]:
-        """What pid 1 needs to carry out `plan`, and the cgroup of the run."""
+    def order_of(self, plan: SandboxPlan) -> init.Order:
+        """What pid 1 needs to carry out `plan`; its limits are written to the cgroup."""
         self._check(plan)
         identity = confine.identity_of_slot(plan.slot)
         own = plan.backend == "namespaces"
         sight = view.of_plan(plan, identity.uid, identity.gid) if own else view.of_host(plan)
-        self._serial += 1
-        group = limits.make_cgroup(plan.limits, f"scaleoutd-step-{os.getpid()}-{self._serial}", others=1)
-        order = init.Order(
+        with confine.stage("cgroup"):
+            self._group.apply(plan.limits)
+        return init.Order(
             plan=plan,
             view=sight,
             identity=identity,
             program=self._filters.step,
             landlock_abi=self._abi,
-            cgroup_files=tuple(group.entrances()),
-            watch_memory=group.memory is None,
+            watch_memory=self._group.memory is None,
             own_namespaces=own,
             scratch=view.SCRATCH if own else plan.scratch,
         )
-        return order, group
 
     def _check(self, plan: SandboxPlan) -> None:
         if plan.backend == "systemd":
@@ -222,9 +215,10 @@ class Launcher:
             )
 
     def _prepare_scratch(self, plan: SandboxPlan, identity: confine.Identity) -> None:
-        scratch.make(plan.scratch, identity)
+        ready = scratch.make(plan.scratch, identity)
         self._scratch = (plan.scratch, identity)
-        children.call(self._file_cell(identity, plan.scratch), _renew, [])
+        if not ready:
+            children.call(self._file_cell(identity, plan.scratch), _renew, [])
 
     def _file_cell(self, identity: confine.Identity, folder: str, access: landlock.Access = "write") -> children.Cell:
         """A child that may open, with "write" also delete, what lies in `folder`."""
@@ -240,10 +234,13 @@ class Launcher:
         )
 
     def _clean_up(self) -> None:
-        """Empties scratch when the connection has ended."""
-        if self._scratch is not None:
-            path, identity = self._scratch
-            children.call(self._file_cell(identity, path), _empty, [])
+        """Empties scratch when the connection has ended, and leaves the cgroup."""
+        try:
+            if self._scratch is not None:
+                path, identity = self._scratch
+                children.call(self._file_cell(identity, path), _empty, [])
+        finally:
+            self._group.leave()
 
 
 def _size_of_input(fd: int) -> int:

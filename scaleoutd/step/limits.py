@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits of a run: rlimits for each process, a cgroup for all of it where the launcher can make one.
 
-cgroup v1 (memory, pids) or v2; below the launcher's own group, made before the run and removed after it.  Without one the
-memory of the whole run is only watched, and the result says "partial".
+cgroup v1 (memory, pids) or v2, below the group that the launcher was started in.  Without one the memory of the whole run
+is only watched, and the result says "partial".
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import resource
 import time
-from dataclasses import dataclass, field
 
 from scaleoutd.core.plan import Enforcement, Limits
 
 MIB = 1 << 20
+GROUP_PREFIX = "scaleoutd-step-"
 _CPU_GRACE_S = 2
+_OWN_MEMORY_BYTES = 24 * MIB  # launcher and pid 1, which are in the group too
+_OWN_PROCESSES = 2
 # Programs map far more than they touch (thread stacks, arenas, files); the sum of what is touched is watched beside this.
 _ADDRESS_SPACE_FACTOR = 4
 _ADDRESS_SPACE_FLOOR = 4 * 1024 * MIB
@@ -42,80 +44,113 @@ def rlimits_of(limits: Limits, *, others: int, address_space: bool) -> list[tupl
     return result
 
 
-@dataclass
 class Cgroup:
-    """The group of one run.  `memory` and `pids` are folders, the same one on v2; None where it could not be made."""
+    """The group of one launcher and all it runs: made and entered at start, its limits written when a run begins.
 
-    memory: str | None = None
-    pids: str | None = None
-    version: int = 0
-    folders: list[str] = field(default_factory=list)
+    Entering a group costs a grace period of RCU (10 to 20 ms on a quiet machine), because the kernel stops every fork for
+    it; writing a limit costs nothing.  So the launcher enters while it is warm and its children are born inside.  What the
+    launcher itself needs is added to the limits, and oom_score_adj makes the step die first.
+    """
 
-    def entrances(self) -> list[str]:
-        """Files into which a process writes 0 to enter."""
-        return [f"{folder}/cgroup.procs" for folder in self.folders]
+    def __init__(self) -> None:
+        self.memory: str | None = None
+        self.pids: str | None = None
+        self.version = 0
+        self._homes: dict[str, str] = {}  # group → the group above it
+        self._before = (0, 0)
+
+    def enter(self, name: str) -> None:
+        """Makes the groups that this host lets the caller make, and moves the caller into them."""
+        homes = _own_groups()
+        if "memory" in homes:
+            self.version = 1
+            self.memory = self._make(homes["memory"], name, ("memory.limit_in_bytes",))
+            if "pids" in homes:
+                self.pids = self._make(homes["pids"], name, ("pids.max",))
+        elif "" in homes:
+            self.version = 2
+            self.memory = self.pids = self._make(homes[""], name, ("memory.max", "pids.max"))
+
+    def apply(self, limits: Limits) -> None:
+        """Writes the limits of a run; OSError when the kernel refuses one, and then there is no run."""
+        self._before = (self._oom_kills(), self._forks_refused())
+        memory = limits.memory_bytes + _OWN_MEMORY_BYTES
+        if self.memory is not None:
+            _write(f"{self.memory}/{'memory.limit_in_bytes' if self.version == 1 else 'memory.max'}", memory)
+        if self.memory is not None and self.version == 2 and os.path.exists(f"{self.memory}/memory.swap.max"):
+            _write(f"{self.memory}/memory.swap.max", 0)
+        if self.pids is not None:
+            _write(f"{self.pids}/pids.max", limits.processes + _OWN_PROCESSES)
 
     def oom_kills(self) -> int:
+        """In this run."""
+        return self._oom_kills() - self._before[0]
+
+    def forks_refused(self) -> int:
+        return self._forks_refused() - self._before[1]
+
+    def leave(self) -> None:
+        """Moves the caller back and removes the groups; what was killed just now may still be leaving."""
+        deadline = time.monotonic() + 2.0
+        for folder, home in self._homes.items():
+            try:
+                _write(f"{home}/cgroup.procs", 0)
+            except OSError:
+                continue
+            while not _removed(folder) and time.monotonic() < deadline:
+                time.sleep(0.002)
+        self._homes.clear()
+
+    def _make(self, home: str, name: str, needed: tuple[str, ...]) -> str | None:
+        folder = f"{home}/{name}"
+        try:
+            _remove_abandoned(home)
+            os.mkdir(folder)
+        except OSError:
+            return None
+        try:
+            if not all(os.access(f"{folder}/{file}", os.W_OK) for file in needed):
+                raise PermissionError(folder)
+            _write(f"{folder}/cgroup.procs", 0)
+        except OSError:
+            _removed(folder)
+            return None
+        self._homes[folder] = home
+        return folder
+
+    def _oom_kills(self) -> int:
         if self.memory is None:
             return 0
         name = "memory.oom_control" if self.version == 1 else "memory.events"
         return _counter(f"{self.memory}/{name}", "oom_kill")
 
-    def forks_refused(self) -> int:
+    def _forks_refused(self) -> int:
         return 0 if self.pids is None else _counter(f"{self.pids}/pids.events", "max")
 
-    def remove(self) -> None:
-        """Removes the groups; a process that was killed just now may still be leaving."""
-        deadline = time.monotonic() + 2.0
-        for folder in self.folders:
-            while True:
-                try:
-                    os.rmdir(folder)
-                    break
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    if time.monotonic() > deadline:
-                        break
-                    time.sleep(0.002)
-        self.folders.clear()
+
+def _remove_abandoned(home: str) -> None:
+    """Groups of launchers that were killed; a group with a process in it cannot be removed."""
+    for name in os.listdir(home):
+        if name.startswith(GROUP_PREFIX):
+            _removed(f"{home}/{name}")
 
 
-def make_cgroup(limits: Limits, name: str, others: int) -> Cgroup:
-    """A group for the run, with as many controllers as this host lets the caller use.  `others`: processes of ours in it."""
-    group = Cgroup()
-    homes = _own_groups()
-    memory = [("memory.limit_in_bytes", limits.memory_bytes)]
-    if "memory" in homes:
-        group.version = 1
-        group.memory = _make(group, f"{homes['memory']}/{name}", memory)
-        if "pids" in homes:
-            group.pids = _make(group, f"{homes['pids']}/{name}", [("pids.max", limits.processes + others)])
-        return group
-    if "" in homes:
-        group.version = 2
-        both = [("memory.max", limits.memory_bytes), ("memory.swap.max", 0), ("pids.max", limits.processes + others)]
-        group.memory = group.pids = _make(group, f"{homes['']}/{name}", both)
-    return group
-
-
-def _make(group: Cgroup, folder: str, settings: list[tuple[str, int]]) -> str | None:
+def _removed(folder: str) -> bool:
     try:
-        os.mkdir(folder)
-    except OSError:
-        return None
-    try:
-        for name, value in settings:
-            fd = os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, str(value).encode())
-            finally:
-                os.close(fd)
-    except OSError:
         os.rmdir(folder)
-        return None
-    group.folders.append(folder)
-    return folder
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _write(path: str, value: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, str(value).encode())
+    finally:
+        os.close(fd)
 
 
 def _own_groups() -> dict[str, str]:

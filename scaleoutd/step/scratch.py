@@ -23,8 +23,11 @@ def check(path: str) -> None:
         raise LaunchError(f"cannot use {path!r} as scratch: it must be a plain absolute path at least two folders deep")
 
 
-def make(path: str, identity: Identity) -> None:
-    """Makes the folder, mode 0700, the slot's; an existing one must be a folder of the slot or of the launcher."""
+def make(path: str, identity: Identity) -> bool:
+    """Makes the folder, mode 0700, the slot's; an existing one must be a folder of the slot or of the launcher.
+
+    When nothing is in it the output folder is made at once and True returned; else the caller has it emptied by a child.
+    """
     check(path)
     try:
         os.mkdir(path, 0o700)
@@ -41,6 +44,12 @@ def make(path: str, identity: Identity) -> None:
             os.fchown(fd, identity.uid, identity.gid)
         if stat.S_IMODE(info.st_mode) != 0o700:
             os.fchmod(fd, 0o700)
+        if os.listdir(fd):
+            return False
+        os.mkdir(OUTPUT_FOLDER, 0o700, dir_fd=fd)
+        if identity.change:
+            os.chown(OUTPUT_FOLDER, identity.uid, identity.gid, dir_fd=fd, follow_symlinks=False)
+        return True
     finally:
         os.close(fd)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
@@ -78,6 +79,8 @@ def test_control_plain_files_pass(place: tuple[StepClient, Path]) -> None:
             "limit-output",
         ),
         ("pass", "output-missing"),
+        ("open(P, 'wb').write(w.replace(bytes(12), b'x' * 12))", "output-invalid"),  # the checksum differs
+        ("open(P, 'wb').write(w.replace(bytes(12), bytes(8) + b'\\0\\0\\x80\\x7f'))", "output-invalid"),
         ("open(P, 'wb').write(w[:-9])", "output-invalid"),
         ("open(P, 'wb').write(b'')", "model-format-denied"),
         ("open(P, 'wb').write(w.replace(b'<f4', b'<i4'))", "output-shape"),
@@ -85,6 +88,12 @@ def test_control_plain_files_pass(place: tuple[StepClient, Path]) -> None:
 )
 def test_output_that_is_no_plain_file_is_refused(place: tuple[StepClient, Path], code: str, expected: str) -> None:
     assert gate(place, code if "SystemExit" in code else code + "\n" + WRITE_METADATA) == expected
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan"])
+def test_update_that_is_not_finite_is_refused(place: tuple[StepClient, Path], number: str) -> None:
+    bad = npz({"0": npy("<f4", (3,), struct.pack("<3f", 1.0, float(number), 2.0))})
+    assert gate(place, f"open(P, 'wb').write({bad!r})\n" + WRITE_METADATA) == "output-not-finite"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"num_examples": 0}', '{"num_examples": true}', '{"num_examples": 1.5}', "{}",

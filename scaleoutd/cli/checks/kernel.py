@@ -104,16 +104,16 @@ def _why_no_user_namespace(error: str) -> tuple[str, str]:
 
 
 def cgroup(subject: Subject) -> Finding:
-    """Makes the group that a run would get, and removes it."""
-    bounds = subject.policy.limits.of_run()
-    group = limits.make_cgroup(bounds, f"scaleoutd-doctor-{os.getpid()}", others=1)
+    """Makes the group that a launcher would make and enter, and removes it."""
+    group = limits.Cgroup()
+    group.enter(f"scaleoutd-doctor-{os.getpid()}")
     try:
         if group.memory is not None and group.pids is not None:
             return ok("cgroup", f"v{group.version}: memory and processes of a run can be limited")
         lacks = " and ".join(name for name, folder in (("memory", group.memory), ("processes", group.pids)) if folder is None)
         kind = f"v{group.version}" if group.version else "none that can be used"
     finally:
-        group.remove()
+        group.leave()
     fix = "Enable the memory and pids controllers for this group, and mount the cgroup file system writable."
     if not subject.root:
         fix = "systemd-run --user --scope -p Delegate=yes scaleoutd client start …"
