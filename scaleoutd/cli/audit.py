@@ -7,13 +7,17 @@ Exit status 0: it verifies; 65: it does not, and the first wrong event is named.
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from scaleoutd.cli.nodestate import newest_node
 from scaleoutd.cli.terminal import escape
+from scaleoutd.cli.trailtail import TrailEnd
 from scaleoutd.core import event, trail
 from scaleoutd.core.account import Account, Run
 from scaleoutd.core.checkpoint import VerifierKey, complete_bytes, parse_key, split_notes
@@ -25,6 +29,7 @@ from scaleoutd.errors import ConfigError, FormatError
 
 BROKEN = 65  # EX_DATAERR
 MAX_KEY_BYTES = 4096
+POLL_S = 0.3
 
 FOLDER = click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 FILES = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -32,7 +37,12 @@ FILES = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.group()
 def audit() -> None:
-    """Verify and read an audit trail, or a copy of one."""
+    """Verify and read an audit trail, or a copy of one.
+
+    \b
+    Example:
+      scaleoutctl audit verify copy-of-audit --key epoch-1.vkey
+    """
 
 
 @audit.command()
@@ -42,7 +52,12 @@ def audit() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def verify(context: click.Context, folder: Path, keys: Sequence[Path], witnessed: Sequence[Path], as_json: bool) -> None:
-    """Verify chain, tree, checkpoints and keys of the trail in FOLDER."""
+    """Verify chain, tree, checkpoints and keys of the trail in FOLDER.
+
+    \b
+    Example:
+      scaleoutctl audit verify copy-of-audit --key epoch-1.vkey --checkpoint kept.txt
+    """
     context.exit(verify_and_print(folder, keys, witnessed, as_json=as_json))
 
 
@@ -51,12 +66,47 @@ def verify(context: click.Context, folder: Path, keys: Sequence[Path], witnessed
 @click.option("--all", "everything", is_flag=True, help="Every event, one line each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(folder: Path, everything: bool, as_json: bool) -> None:
-    """Show what ran, on which code, with which model, and what left.  Does not verify."""
+    """Show what ran, on which code, with which model, and what left.  Does not verify.
+
+    \b
+    Example:
+      scaleoutctl audit show copy-of-audit --all
+    """
     if everything and not as_json:
         for item in events_of(folder):
             click.echo(line_of(item))
         return
     show_trail(folder, as_json=as_json)
+
+
+@audit.command()
+@click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="the node's folder [the one that wrote last]")
+@click.option("-n", "--last", "count", type=click.IntRange(0), default=10, show_default=True, help="How many to begin with.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object an event and line.")
+def tail(state_dir: Path | None, count: int, follow: bool, as_json: bool) -> None:
+    """Show the last events of a node's trail, one line each.  Does not verify.
+
+    \b
+    Example:
+      scaleoutctl audit tail -f
+    """
+    end = TrailEnd(newest_node(state_dir) / "audit")
+    for item in end.last(count):
+        _print_event(item, as_json)
+    while follow:
+        for item in end.more():
+            _print_event(item, as_json)
+        time.sleep(POLL_S)
+
+
+def _print_event(item: Event, as_json: bool) -> None:
+    if as_json:
+        head = {"sequence": item.sequence, "time_ms": item.time_ms, "room": item.room, "type": item.type}
+        click.echo(json.dumps({**head, "body": item.body}))
+    else:
+        click.echo(line_of(item))
+    sys.stdout.flush()
 
 
 def verify_and_print(folder: Path, keys: Sequence[Path] = (), witnessed: Sequence[Path] = (), *, as_json: bool = False) -> int:

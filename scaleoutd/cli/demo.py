@@ -61,7 +61,12 @@ class DemoNode:
 @click.option("--rounds", type=click.IntRange(1, 20), default=ROUNDS, show_default=True)
 @click.option("--quiet", is_flag=True, help="leave out what the steps print")
 def demo(keep: Path | None, rounds: int, quiet: bool) -> int:
-    """Show the main job on this machine: combiner, two nodes, rounds, trail, a refusal."""
+    """Show the main job on this machine: combiner, two nodes, rounds, trail, a refusal.
+
+    \b
+    Example:
+      scaleoutctl demo --rounds 5 --keep demo
+    """
     began = time.monotonic()
     with ExitStack() as stack:
         folder = keep.absolute() if keep else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scaleoutd-demo-")))

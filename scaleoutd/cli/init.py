@@ -30,7 +30,12 @@ FILES = {
 @click.command("init")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path())
 def init(folder: Path) -> None:
-    """Make a small project in FOLDER."""
+    """Make a small project in FOLDER.
+
+    \b
+    Example:
+      scaleoutctl init my-project
+    """
     write_project(folder)
     click.echo(f"made a project in {folder}: {', '.join(sorted(FILES.values()))}")
     click.echo("try it: scaleoutctl run train, or edit train.py and model.py first")

@@ -36,7 +36,13 @@ class KeyFiles:
 @click.option("--name", default="scaleout", show_default=True, help="File name without its end.")
 @click.option("--passphrase-file", type=click.Path(path_type=Path), help="Encrypt the private key with this file's first line.")
 def keygen(out: Path, algorithm: str, name: str, passphrase_file: Path | None) -> None:
-    """Make a signing key."""
+    """Make a signing key.
+
+    \b
+    Examples:
+      scaleoutctl keygen --name science
+      scaleoutctl keygen --name science --algorithm p256 --passphrase-file phrase
+    """
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
     files = write_key_pair(out, name, new_private_key(algorithm), passphrase)
     click.echo(f"private key  {files.private_path}  keep it off the nodes")

@@ -12,10 +12,11 @@ import click
 from scaleoutd.cli.foreground import Folders, Node, default_state
 from scaleoutd.cli.main import show_error
 from scaleoutd.cli.offer import offer_locally
+from scaleoutd.cli.shell import open_shell
 from scaleoutd.cli.start import node_policy_of, parse_data_sets
 from scaleoutd.cli.terminal import StepOutput, escape, say
 from scaleoutd.core.plan import Task
-from scaleoutd.errors import ScaleoutError
+from scaleoutd.errors import ConfigError, ScaleoutError
 
 
 @click.command()
@@ -27,6 +28,7 @@ from scaleoutd.errors import ScaleoutError
 @click.option("--policy", type=click.Path(path_type=Path, dir_okay=False), help="policy.yaml; without it: development mode")
 @click.option("--data", "data_sets", multiple=True, metavar="ID=PATH", help="a data set for the step (development mode)")
 @click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="where state and trail are kept")
+@click.option("--shell", is_flag=True, help="a shell in the step's sandbox instead of the step (development mode)")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
 def run(
     task: Task,
@@ -37,16 +39,25 @@ def run(
     policy: Path | None,
     data_sets: tuple[str, ...],
     state_dir: Path | None,
+    shell: bool,
     as_json: bool,
 ) -> int:
     """Run one step of the local project: proven, confined and on record, without a server.
 
     \b
-    Example:
+    Examples:
       python build.py seed.npz && scaleoutctl run train --in seed.npz --out update.zip
+      scaleoutctl run train --in seed.npz --shell
     """
+    if shell and policy is not None:
+        raise ConfigError(
+            "cannot open a shell: a policy is in force, and a shell is for the development mode",
+            hint="Leave --policy out; the sandbox is the same.",
+        )
     found, signer = node_policy_of(project, policy, parse_data_sets(data_sets))
     folders = Folders(state_dir.absolute() if state_dir else default_state(f"{found.project.name}-local"))
+    if shell:
+        return open_shell(folders, found, task, model, settings)
     node = Node(folders, found, output=StepOutput(), signer=signer)
     try:
         node.rooms.start()

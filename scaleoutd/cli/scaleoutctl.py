@@ -19,14 +19,19 @@ from scaleoutd.errors import ConfigError
 # Command → module, and one line for the list.
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "Verify and read an audit trail, or a copy of one."),
+    "completion": ("completion", "Print the completion script of bash or zsh."),
     "demo": ("demo", "A combiner, two nodes and three rounds on this machine."),
+    "diff": ("diff", "Say what another manifest changes, with a fingerprint to read out."),
     "doctor": ("doctor", "Say whether this host can run a node, and what to do where it cannot."),
     "explain": ("explain", "Say what a step will see, may do and may send."),
     "init": ("init", "Make a small project."),
     "keygen": ("keygen", "Make a signing key."),
     "run": ("run", "Run one step of the local project without a server."),
     "sign": ("sign", "Sign a project: every file, how it is run, and for how long."),
+    "status": ("status", "Say how a node is: running, project, last task, errors, trail, disk."),
+    "tasks": ("status", "List a node's tasks with their states."),
     "trust": ("trust", "Make the trust root of a node."),
+    "why": ("why", "Explain an error code: causes, what to do, the event that carries it."),
     "verify": ("sign", "Prove that a project is exactly what was signed."),
 }
 

@@ -25,12 +25,22 @@ NO_EFFECT = "accepted, without effect"
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(__version__, prog_name="scaleoutd")
 def scaleoutd() -> None:
-    """A federated-learning node for places where nobody may push code."""
+    """A federated-learning node for places where nobody may push code.
+
+    \b
+    Example:
+      scaleoutd client start --api-url https://api.example.org --token-file token --local-package
+    """
 
 
 @scaleoutd.group()
 def client() -> None:
-    """Run this node as a client of a combiner."""
+    """Run this node as a client of a combiner.
+
+    \b
+    Example:
+      scaleoutd client start --api-url https://api.example.org --token-file token --local-package
+    """
 
 
 client.add_command(enroll)

@@ -67,7 +67,13 @@ def sign(
     environments: tuple[str, ...],
     data_sets: tuple[str, ...],
 ) -> None:
-    """Sign the project in FOLDER: every file, how it is run, and for how long."""
+    """Sign the project in FOLDER: every file, how it is run, and for how long.
+
+    \b
+    Examples:
+      scaleoutctl sign my-project --key science.key --expires 90d
+      scaleoutctl sign my-project --add --key security.key
+    """
     private_key = read_private_key(key_file, read_passphrase(passphrase_file) if passphrase_file else None)
     project = locate_project(folder)
     if add:
@@ -92,7 +98,12 @@ def sign(
 @click.option("--trust-root", type=click.Path(path_type=Path), required=True, help="File, or folder of 1.json … N.json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def verify(folder: Path, trust_root: Path, as_json: bool) -> None:
-    """Prove that FOLDER is exactly what was signed.  Exit status 0, or 65 with the first difference."""
+    """Prove that FOLDER is exactly what was signed.  Exit status 0, or 65 with the first difference.
+
+    \b
+    Example:
+      scaleoutctl verify my-project --trust-root trust
+    """
     project = locate_project(folder)
     at = now()
     root = read_trust_root(trust_root, at)

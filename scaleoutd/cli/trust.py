@@ -26,7 +26,12 @@ from scaleoutd.errors import ConfigError
 
 @click.group("trust")
 def trust() -> None:
-    """The keys that may sign projects."""
+    """The keys that may sign projects.
+
+    \b
+    Example:
+      scaleoutctl trust init --sign-with root.key --key ml=science.pub
+    """
 
 
 @trust.command("init")
@@ -46,7 +51,12 @@ def trust_init(
     projects: tuple[str, ...],
     expires: str,
 ) -> None:
-    """Write and sign root 1."""
+    """Write and sign root 1.
+
+    \b
+    Example:
+      scaleoutctl trust init --sign-with root.key --key ml=science.pub --key security=security.pub
+    """
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
     private_keys = [read_private_key(path, passphrase) for path in root_keys]
     named = [(ROOT_ROLE, public_key_of(key), path.stem) for key, path in zip(private_keys, root_keys, strict=True)]

@@ -73,10 +73,14 @@ class Inspected:
 @message("execute")
 @dataclass(frozen=True)
 class Execute:
-    """With one or two descriptors: the log file (append) and, with `terminal`, a pipe for the same bytes at once."""
+    """With one or two descriptors: the log file (append) and, with `terminal`, a pipe for the same bytes at once.
+
+    With `person` one more, the last: standard input, output and error of the step, instead of the log (run --shell).
+    """
 
     plan: SandboxPlan
     terminal: bool = False
+    person: bool = False
 
 
 @message("started")

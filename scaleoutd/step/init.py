@@ -22,6 +22,7 @@ import resource
 import select
 import signal
 import socket
+import termios
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,12 +52,13 @@ class Order:
     own_namespaces: bool
     scratch: str  # as pid 1 sees it
     work: Callable[[], None] | None = None  # done by the confined main process instead of the exec: the probes
+    person: int | None = None  # standard input, output and error for a person, instead of /dev/null and the output pipe
 
 
 def run(order: Order, out: int, control: int, door: int) -> NoReturn:
     """The child's side of the launcher's fork.  Never returns."""
     try:
-        _settle_descriptors(out, control, door)
+        _settle_descriptors(out, control, door, order.person)
         os.setsid()
         os.umask(0o022)
         if order.own_namespaces:
@@ -81,12 +83,14 @@ def run(order: Order, out: int, control: int, door: int) -> NoReturn:
     os._exit(70)
 
 
-def _settle_descriptors(out: int, control: int, door: int) -> None:
-    """0 is /dev/null, 1 and 2 the output, 3 control, 4 door; nothing else stays open."""
+def _settle_descriptors(out: int, control: int, door: int, person: int | None) -> None:
+    """0 is /dev/null, 1 and 2 the output (or all three a person's), 3 control, 4 door; nothing else stays open."""
     with confine.stage("descriptors"):
         above = 10  # out of the way of the numbers below
         out, control, door = (fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in (out, control, door))
         null = fcntl.fcntl(os.open("/dev/null", os.O_RDONLY), fcntl.F_DUPFD, above)
+        if person is not None:
+            null = out = fcntl.fcntl(person, fcntl.F_DUPFD, above)
         for target, source in ((NULL, null), (OUT, out), (ERR, out), (CONTROL, control), (DOOR, door)):
             os.dup2(source, target)
         syscalls.close_range(DOOR + 1)
@@ -116,6 +120,8 @@ def _become_step(order: Order) -> NoReturn:
         with confine.stage("session"):
             os.setsid()
             os.umask(0o077)
+            if order.person is not None and os.isatty(NULL):
+                fcntl.ioctl(NULL, termios.TIOCSCTTY, 0)  # Ctrl-C is for what runs in the shell
         with confine.stage("oom_score_adj"):
             _raise_oom_score(order)
         with confine.stage("rlimits"):

@@ -8,6 +8,7 @@ decides what it means.
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import functools
 import os
@@ -171,10 +172,12 @@ class Launcher:
 
     def _execute(self, received: Received) -> None:
         request: Execute = received.message
-        if len(received.descriptors) != (2 if request.terminal else 1):
+        if len(received.descriptors) != 1 + request.terminal + request.person:
             raise PeerError("cannot execute: the log file and, with `terminal`, a pipe must come with the message")
         plan = request.plan
         order = self.order_of(plan)
+        if request.person:
+            order = dataclasses.replace(order, person=received.descriptors[-1])
         self._prepare_scratch(plan, order.identity)
         run = execute.Execution(self._channel, order, self._group, self._filters)
         terminal = received.descriptors[1] if request.terminal else None

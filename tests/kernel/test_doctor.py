@@ -386,7 +386,8 @@ def as_user(host: Host, package: Path, *options: str, breaking: str = ":", mappe
     # The outer shell waits until the maps are written; the inner one, started after, is root in the namespace.
     process = subprocess.Popen(
         ["unshare", "-U", "sh", "-c", 'echo in; read go; exec sh -ec "$1"', "sh", inner],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=host.home, env={"PATH": os.environ["PATH"]},  # noqa: E501
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=host.home,
+        env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
     assert process.stdin and process.stdout
     assert process.stdout.readline() == "in\n"

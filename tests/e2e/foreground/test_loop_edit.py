@@ -66,7 +66,9 @@ def test_a_manifest_signed_for_production_is_not_replaced(person: Person, tmp_pa
 
 
 def test_a_denied_call_is_told_where_it_hurts(person: Person) -> None:
-    person.edit("train.py", 'print("first version", flush=True)', "import urllib.request; urllib.request.urlopen('https://x.org')")
+    person.edit(
+        "train.py", 'print("first version", flush=True)', "import urllib.request; urllib.request.urlopen('https://x.org')"
+    )
     person.start()
     assert person.task().status == "FAILED"
     line = next(line for line in person.lines if line.startswith("! train.py:"))

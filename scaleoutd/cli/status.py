@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`scaleoutctl status` and `tasks`: what a node is and does, from its state folder, whether it runs or not.
+
+Exit status of `status`: 0 when every node shown runs, 3 when one does not (as `systemctl status`), 1 when something of its
+folder cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scaleoutd.cli.measures import ago, counted, size
+from scaleoutd.cli.nodestate import NodeState, TaskRow, newest_node, node_folders, read_node, read_tasks
+from scaleoutd.cli.terminal import escape, warn
+from scaleoutd.core.clock import utc_text
+
+STOPPED, UNREADABLE = 3, 1
+STATE_DIR = click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="the node's folder [all of yours]")
+JSON = click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
+
+
+@click.command("status")
+@STATE_DIR
+@JSON
+def status(state_dir: Path | None, as_json: bool) -> int:
+    """Say how a node is: running, project, last task, errors, trail, disk.  Without --state-dir: every node of yours.
+
+    \b
+    Examples:
+      scaleoutctl status
+      scaleoutctl status --state-dir /var/lib/scaleoutd --json
+    """
+    nodes = [read_node(folder) for folder in node_folders(state_dir)]
+    if as_json:
+        click.echo(json.dumps({"time_ms": _now_ms(), "nodes": [vars(node) for node in nodes]}, indent=2))
+    elif not nodes:
+        click.echo("no node of yours has run yet; `scaleoutctl run` or `scaleoutd client start` makes one")
+    else:
+        for number, node in enumerate(nodes):
+            if number:
+                click.echo("")
+            for line in lines_of(node, _now_ms()):
+                click.echo(escape(line))
+    if any(node.problems for node in nodes):
+        return UNREADABLE
+    return 0 if nodes and all(node.running for node in nodes) else STOPPED
+
+
+@click.command("tasks")
+@click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="the node's folder [the one that wrote last]")
+@click.option("-n", "--last", "count", type=click.IntRange(1), default=20, show_default=True, help="how many, the newest ones")
+@click.option("--state", "wanted", help="only those in this state, for example failed")
+@JSON
+def tasks(state_dir: Path | None, count: int, wanted: str | None, as_json: bool) -> int:
+    """List a node's tasks with their states, the newest last.
+
+    \b
+    Examples:
+      scaleoutctl tasks
+      scaleoutctl tasks --state failed --json
+    """
+    folder = newest_node(state_dir)
+    problems: list[str] = []
+    rows = [row for row in read_tasks(folder, problems) if wanted in (None, row.state, row.delivery)][-count:]
+    if as_json:
+        told = {"state_dir": str(folder), "tasks": [vars(row) for row in rows], "problems": problems}
+        click.echo(json.dumps(told, indent=2))
+    else:
+        for line in table_of(rows):
+            click.echo(escape(line))
+        for problem in problems:
+            warn(escape(problem))
+    return UNREADABLE if problems else 0
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def lines_of(node: NodeState, now_ms: int) -> Iterator[str]:
+    """One screen."""
+    project = node.project
+    mode = ", development mode" if project["development"] else ""
+    yield f"{project['name'] or '?'}  {node.state_dir}{mode}"
+    yield f"  running    {_running(node.running, now_ms)}"
+    if node.connection is not None:
+        link = node.connection
+        state = f"connected to {link['combiner']}" if link["connected"] else f"not connected {_bracketed(link['code'])}".rstrip()
+        since = ago((now_ms - link["since_ms"]) / 1000)
+        yield f"  combiner   {state if node.running else 'not running'}, last change {since} ago"
+    yield f"  project    {_project(project, now_ms)}"
+    yield f"  tasks      {_tasks(node.tasks)}"
+    last = node.tasks["last"]
+    if last:
+        told = " ".join(filter(None, (last["task"], last["state"] or last["delivery"], _bracketed(last["code"]))))
+        yield f"  last task  {told}, {ago((now_ms - last['at_ms']) / 1000)} ago (run {last['run']})"
+    trail = node.trail
+    signed = f"{trail['signed_events']} signed" + _age(", checkpoint {} ago", trail["checkpoint_ms"], now_ms)
+    yield f"  trail      {counted(trail['events'], 'event')}, {size(trail['size_bytes'])}, {signed}"
+    yield f"  disk       {size(node.disk['used_bytes'])} used, {size(node.disk['free_bytes'])} free"
+    for error in node.errors:
+        yield f"  error      {utc_text(error['time_ms'])} {error['message'] or error['event']} [{error['code']}]"
+    if node.errors:
+        yield f"             → scaleoutctl why {node.errors[-1]['code']}"
+    for problem in node.problems:
+        yield f"  problem    {problem}"
+
+
+def _running(running: Mapping[str, Any] | None, now_ms: int) -> str:
+    if running is None:
+        return "no"
+    rooms = ", ".join(f"{room} {pid}" for room, pid in sorted(running["rooms"].items()))
+    return f"yes, pid {running['pid']}" + _age(" for {}", running["since_ms"] or None, now_ms) + f" ({rooms})"
+
+
+def _project(project: Mapping[str, Any], now_ms: int) -> str:
+    if project["version"] is None:
+        return f"{project['folder'] or '?'}: no manifest"
+    left_s = (project["expires_ms"] - now_ms) / 1000
+    until = f"expires in {ago(left_s)}" if left_s > 0 else f"EXPIRED {ago(-left_s)} ago"
+    return f"version {project['version']} in {project['folder']}, {until} ({utc_text(project['expires_ms'])})"
+
+
+def _tasks(told: Mapping[str, Any]) -> str:
+    if not told["total"]:
+        return "none"
+    parts = [f"{count} {state}" for state, count in told["by_state"].items()]
+    parts += [f"{told['undelivered']} not delivered yet"] if told["undelivered"] else []
+    return f"{told['total']}: {', '.join(parts)}"
+
+
+def _age(template: str, since_ms: int | None, now_ms: int) -> str:
+    return template.format(ago((now_ms - since_ms) / 1000)) if since_ms else ""
+
+
+def _bracketed(code: str) -> str:
+    return f"[{code}]" if code else ""
+
+
+def table_of(rows: list[TaskRow]) -> Iterator[str]:
+    if not rows:
+        yield "no tasks"
+        return
+    yield f"{'when':<20} {'task':<9} {'state':<12} {'delivery':<12} {'round':<12} run"
+    for row in rows:
+        when = utc_text(row.at_ms)
+        code = f" [{row.code}]" if row.code else ""
+        again = f" attempt {row.attempts}" if row.attempts > 1 else ""
+        told = f"{row.task or '?':<9} {row.state or '-':<12} {row.delivery or '-':<12} {row.round_id[:12] or '-':<12}"
+        yield f"{when:<20} {told} {row.run}{again}{code}"
