@@ -30,6 +30,7 @@ from scaleoutd.step import confine, execute, init, limits, outcomes
 from scaleoutd.step.seccomp import Filters
 
 _WALL_CLOCK_S = 20
+_PIDS_INSIDE = 16  # no process of the probe has a higher number in its own pid namespace
 _FOREIGN_DEVICES = ("/dev/kmsg", "/dev/mem", "/dev/tty", "/dev/ptmx", "/dev/fuse", "/dev/kvm", "/dev/vsock", "/dev/loop-control")
 _FAMILIES = {"inet": 2, "inet6": 10, "netlink": 16, "packet": 17, "alg": 38, "vsock": 40}
 HINTS: dict[Outcome, str] = {
@@ -52,12 +53,12 @@ class Arena:
     abstract_socket: str
     tcp_port: int
     victim: int
-    launcher: int
+    launcher: int | None  # None: no number names it inside
 
 
 def prove(channel: Channel, order: init.Order, group: limits.Cgroup, filters: Filters) -> tuple[Enforcement, ...]:
     """One Enforcement an outcome; KernelSupportError when one that the plan demands is open."""
-    with _arena(order.identity) as arena:
+    with _arena(order) as arena:
         _check_controls(arena)
         bounds = replace(order.plan.limits, wall_clock_s=_WALL_CLOCK_S, stdout_bytes=64 * 1024)
         plan = replace(order.plan, limits=bounds, cwd="/" if order.own_namespaces else order.plan.scratch)
@@ -104,7 +105,7 @@ def _run(channel: Channel, order: init.Order, group: limits.Cgroup, filters: Fil
 
 
 @contextmanager
-def _arena(identity: confine.Identity) -> Iterator[Arena]:
+def _arena(order: init.Order) -> Iterator[Arena]:
     folder = f"/tmp/scaleoutd-probe-{os.getpid()}-{os.urandom(4).hex()}"  # noqa: S108 - the name is not guessable
     secret, path = f"{folder}/secret", f"{folder}/socket"
     abstract = f"\0scaleoutd-probe-{os.urandom(8).hex()}"
@@ -120,9 +121,9 @@ def _arena(identity: confine.Identity) -> Iterator[Arena]:
             sockets.append(_listen(socket.AF_UNIX, address))
         os.chmod(path, 0o777)  # noqa: S103
         sockets.append(_listen(socket.AF_INET, ("127.0.0.1", 0)))
-        victim = _fork_victim(identity)
+        victim = _fork_victim(order.identity)
         port = int(sockets[-1].getsockname()[1])
-        yield Arena(folder, secret, path, abstract, port, victim, os.getpid())
+        yield Arena(folder, secret, path, abstract, port, victim, _launcher_seen_from(order))
     finally:
         if victim:
             os.kill(victim, signal.SIGKILL)
@@ -145,6 +146,12 @@ def _listen(family: int, address: str | tuple[str, int]) -> socket.socket:
     return sock
 
 
+def _launcher_seen_from(order: init.Order) -> int | None:
+    """In a container the launcher's pid may be as small as those of the step's own pid namespace, and would name one of them."""
+    pid = os.getpid()
+    return None if order.own_namespaces and pid <= _PIDS_INSIDE else pid
+
+
 def _fork_victim(identity: confine.Identity) -> int:
     """A process of the step's uid that only waits: numbered so that no process inside can have the same pid."""
     while True:
@@ -155,7 +162,7 @@ def _fork_victim(identity: confine.Identity) -> int:
         os.close(write)
         os.read(read, 1)
         os.close(read)
-        if pid > 16:
+        if pid > _PIDS_INSIDE:
             return pid
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -183,7 +190,7 @@ def _acts(arena: Arena, scratch: str) -> dict[Outcome, dict[str, Callable[[], ob
         "no-socket-out": sockets,
         "no-signal-out": {
             "kill-victim": functools.partial(os.kill, arena.victim, 0),
-            "kill-launcher": functools.partial(os.kill, arena.launcher, 0),
+            **({"kill-launcher": functools.partial(os.kill, arena.launcher, 0)} if arena.launcher else {}),
         },
         "no-write-outside": {
             "write": functools.partial(_open, arena.secret, os.O_WRONLY),
@@ -195,7 +202,7 @@ def _acts(arena: Arena, scratch: str) -> dict[Outcome, dict[str, Callable[[], ob
         "no-read-outside": {
             "read": functools.partial(_open, arena.secret, os.O_RDONLY),
             "list": functools.partial(os.listdir, arena.folder),
-            "environ": functools.partial(_open, f"/proc/{arena.launcher}/environ", os.O_RDONLY),
+            **({"environ": functools.partial(_open, f"/proc/{arena.launcher}/environ", os.O_RDONLY)} if arena.launcher else {}),
             "root": functools.partial(_open, f"/proc/1/root{arena.secret}", os.O_RDONLY),
         },
         "no-foreign-device": {

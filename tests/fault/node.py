@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -319,16 +319,19 @@ class PrivateSite(FaultSite):
 
     @contextmanager
     def full(self, name: str) -> Iterator[None]:
-        """Meanwhile not a byte more fits into the file system of the state's folder `name`."""
-        ballast = self.state / name / "ballast"
-        with open(ballast, "wb", buffering=0) as file:
+        """Meanwhile not a byte more fits into the file system of the state's folder `name`, whatever the node deletes there."""
+        folder = self.state / name
+        ballast = folder / "ballast"
+        with ExitStack() as held, open(ballast, "wb", buffering=0) as file:
+            for path in [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]:
+                held.enter_context(open(path, "rb"))  # what is held open keeps its blocks when it is unlinked
             for size in (1 << 20, 4096, 1):
                 try:
                     while file.write(b"\0" * size):
                         pass
                 except OSError as exc:
                     assert exc.errno == errno.ENOSPC
-        try:
-            yield
-        finally:
-            ballast.unlink()
+            try:
+                yield
+            finally:
+                ballast.unlink()

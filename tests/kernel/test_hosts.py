@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from scaleoutd.core.plan import OUTCOMES, SandboxPlan
 from scaleoutd.errors import KernelSupportError, LaunchError
 from tests.attack.arena import USER
-from tests.step_client import StepClient, plan_for, readable_copy
+from tests.step_client import PROJECT, PYTHON, StepClient, plan_for, readable_copy
 
 ROOT = os.geteuid() == 0
 UID = USER if ROOT else None
@@ -42,7 +43,9 @@ def forbid_user_namespaces() -> None:
     me = os.getpid()
     helper = os.fork()
     if helper == 0:  # the map of many ids must be written from outside
-        os.read(read, 1)
+        os.close(write)
+        if not os.read(read, 1):  # no namespace was made: the other end is closed, and this process must not stay
+            os._exit(1)
         for name in ("uid_map", "gid_map"):
             Path(f"/proc/{me}/{name}").write_text("0 0 65536")
         os._exit(0)
@@ -156,3 +159,22 @@ def test_interpreter_below_a_closed_home_runs_as_root() -> None:
             bind = Bind(str(home / "env"), f"{home}/env", executable=True)
             done = client.execute(plan_for(Path(name) / "scratch", [f"{home}/env/tool"], more_binds=(bind,)))
         assert done.output == "reached\n"
+
+
+PROBE_AMONG_FEW = """
+import os, tempfile
+from pathlib import Path
+from tests.step_client import StepClient, plan_for
+
+with tempfile.TemporaryDirectory() as name, StepClient() as client:
+    assert client.process.pid <= 16, client.process.pid
+    print(*(item.status for item in client.probe(plan_for(Path(name) / "scratch", ["true"])).outcomes))
+"""
+
+
+@pytest.mark.skipif(not ROOT, reason="a pid namespace in which the launcher's uid stays as it is needs root")
+def test_launcher_of_a_container_whose_pid_is_one_inside_the_step_too() -> None:
+    """The probe once took its own process for the launcher, and a node in a small container refused to start."""
+    command = ["unshare", "-m", "-p", "-f", "--mount-proc", "--kill-child", PYTHON, "-c", PROBE_AMONG_FEW]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.split() == ["proven"] * len(OUTCOMES), done.stdout + done.stderr
