@@ -200,7 +200,9 @@ def _run_lines(told: Explanation) -> Iterator[str]:
     run = told.run
     if run is None:
         return
+    first = [f"before the first task, once, without a model: {' '.join(run['startup'])}"] if run["startup"] else []
     yield from _section("What runs", iter([
+        *first,
         " ".join(run["command"]),
         f"in {run['folder']}, with {run['interpreter']} (environment {run['environment']},"
         f" {'proven by its digest' if run['environment_sha256'] else 'not pinned by a digest'})",

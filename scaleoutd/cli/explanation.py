@@ -22,7 +22,7 @@ from scaleoutd.core.policy import Policy
 from scaleoutd.core.strictjson import Json
 from scaleoutd.errors import ScaleoutError
 from scaleoutd.runner.environments import ResolvedEnvironment
-from scaleoutd.runner.planner import MODEL_IN, OUTPUTS, PlanInputs, make_plan
+from scaleoutd.runner.planner import MODEL_IN, OUTPUTS, Place, inputs_of, make_plan
 from scaleoutd.step import outcomes, view
 
 SLOT = 0
@@ -120,25 +120,15 @@ def grant_for(subject: Subject) -> Grant | ScaleoutError:
 
 def plan_of(grant: Grant, environment: ResolvedEnvironment, state: str) -> SandboxPlan:
     """The plan of the first run, with the runner's folders below `state`."""
-    return make_plan(
-        PlanInputs(
-            run="RUN",
-            backend="namespaces" if grant.backend == "auto" else grant.backend,  # type: ignore[arg-type]  # no "auto" is left
-            slot=SLOT,
-            task=grant.task,
-            command=grant.command,
-            snapshot=f"{state}/runner/store/{grant.manifest_sha256}",
-            model_folder=f"{state}/runner/in/MODEL",
-            scratch=f"{state}/runner/scratch/{SLOT}",
-            python=environment.python,
-            search_path=environment.search_path,
-            is_venv=environment.is_venv,
-            environment_binds=environment.binds,
-            data_sets={name: rule.path for name, rule in grant.data_sets.items()},
-            limits=grant.limits,
-            outcomes=grant.outcomes,
-        )
+    place = Place(
+        run="RUN",
+        backend="namespaces" if grant.backend == "auto" else grant.backend,  # type: ignore[arg-type]  # no "auto" is left
+        slot=SLOT,
+        snapshot=f"{state}/runner/store/{grant.manifest_sha256}",
+        model_folder=f"{state}/runner/in/MODEL",
+        scratch=f"{state}/runner/scratch/{SLOT}",
     )
+    return make_plan(inputs_of(grant, environment, place))
 
 
 def explanation_of(
@@ -194,6 +184,7 @@ def _run(plan: SandboxPlan | None, grant: Grant | None) -> dict[str, Any] | None
     return {
         "command": list(plan.command),
         "folder": plan.cwd,
+        "startup": list(grant.startup),
         "backend": plan.backend,
         "environment": grant.environment_id,
         "environment_sha256": grant.environment.digest,

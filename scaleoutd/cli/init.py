@@ -38,7 +38,7 @@ def init(folder: Path) -> None:
     """
     write_project(folder)
     click.echo(f"made a project in {folder}: {', '.join(sorted(FILES.values()))}")
-    click.echo("try it: scaleoutctl run train, or edit train.py and model.py first")
+    click.echo("try it there: scaleoutctl build && scaleoutctl run train --in seed.npz")
 
 
 def write_project(folder: Path) -> tuple[Path, ...]:

@@ -46,7 +46,7 @@ def run(
 
     \b
     Examples:
-      python build.py seed.npz && scaleoutctl run train --in seed.npz --out update.zip
+      scaleoutctl build && scaleoutctl run train --in seed.npz --out update.zip
       scaleoutctl run train --in seed.npz --shell
     """
     if shell and policy is not None:

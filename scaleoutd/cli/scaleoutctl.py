@@ -19,6 +19,7 @@ from scaleoutd.errors import ConfigError
 # Command → module, and one line for the list.
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "Verify and read an audit trail, or a copy of one."),
+    "build": ("build", "Make the seed model with the project's build command."),
     "completion": ("completion", "Print the completion script of bash or zsh."),
     "demo": ("demo", "A combiner, two nodes and three rounds on this machine."),
     "diff": ("diff", "Say what another manifest changes, with a fingerprint to read out."),

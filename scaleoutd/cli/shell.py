@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import fcntl
 import os
-import pwd
 import secrets
 import selectors
 import shutil
@@ -30,47 +29,32 @@ from pathlib import Path
 
 from scaleoutd.cli.foreground import Folders
 from scaleoutd.cli.instance import own_instance
-from scaleoutd.cli.rooms import START_S, Rooms, RoomSpec
 from scaleoutd.cli.terminal import say
+from scaleoutd.cli.workplace import LedgerDoor, ledger_room, operator, prepare
 from scaleoutd.core.grant import Grant, RunsSoFar, authorize
 from scaleoutd.core.plan import SandboxPlan, StepResult, Task
 from scaleoutd.core.policy import Policy
 from scaleoutd.durable import storage_errors, write_all
-from scaleoutd.hostclock import HostClock
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.ledger_client import LedgerClient
 from scaleoutd.ipc.messages import TaskOffer
 from scaleoutd.ipc.step import Ended, Execute, Started
 from scaleoutd.runner.environments import check_data_set, resolve_environment
-from scaleoutd.runner.planner import PlanInputs, make_plan
-from scaleoutd.runner.rootfile import read_trust_root
-from scaleoutd.runner.store import take_snapshot
-from scaleoutd.runner.verify import prove
+from scaleoutd.runner.planner import inputs_of, make_plan
 
-SLOT = 6  # neither the runner's first nor the doctor's
 BLOCK_BYTES = 64 * 1024
-
-
-class _LedgerDoor:
-    """The command line's way to the ledger, whose parent it is."""
-
-    def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
-
-    def connect(self, room: str, timeout_s: float = START_S) -> Channel:
-        return self._rooms.connect(room, "cli", timeout_s)
 
 
 def open_shell(folders: Folders, policy: Policy, task: Task, model: Path, settings: str) -> int:
     """Opens it, waits for its end; the shell's exit status, or 128 and the signal's number."""
     folders.make(policy)
-    rooms = Rooms([RoomSpec("ledger", ["--state", str(folders.audit)], server=True, client=False)])
+    rooms = ledger_room(folders)
     try:
         rooms.start()
-        ledger = LedgerClient(_LedgerDoor(rooms), "cli")
+        ledger = LedgerClient(LedgerDoor(rooms), "cli")
         with _model_folder(folders, model, settings) as folder:
             plan = _plan(folders, policy, ledger, task, settings, folder)
-            told = {"command": "shell", "arguments": [task, policy.project.path], "operator": _operator()}
+            told = {"command": "shell", "arguments": [task, policy.project.path], "operator": operator()}
             ledger.record("operator-command", **told)  # before anything runs
             say("a shell in the sandbox of the step; $SCALEOUTD_COMMAND is what would run; nothing that you make here leaves")
             result = _run(plan)
@@ -83,13 +67,6 @@ def open_shell(folders: Folders, policy: Policy, task: Task, model: Path, settin
             return status
     finally:
         rooms.stop()
-
-
-def _operator() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
 
 
 @contextlib.contextmanager
@@ -111,38 +88,13 @@ def _model_folder(folders: Folders, model: Path, settings: str) -> Iterator[Path
 
 def _plan(folders: Folders, policy: Policy, ledger: LedgerClient, task: Task, settings: str, folder: Path) -> SandboxPlan:
     """Stages 1 to 6 as the runner does them, with the shell in place of the step's command."""
-    now = HostClock()()
-    floors = ledger.floors()
-    proven = prove(Path(policy.project.path), read_trust_root(Path(policy.trust_root), now), policy, floors, now)
+    at = prepare(folders, policy, ledger)
     offer = TaskOffer("shell", task, "model", "local", "local", "local", settings)
-    grant = authorize(policy, proven.manifest, offer, now, RunsSoFar())
-    environment = resolve_environment(grant.environment)
+    grant = authorize(policy, at.proven.manifest, offer, at.now, RunsSoFar())
     for name, rule in grant.data_sets.items():
         check_data_set(name, rule)
-    snapshot = take_snapshot(proven, folders.runner / "store")
-    scratch = folders.runner / "scratch"
-    with storage_errors(f"make the folder {scratch}"):
-        scratch.mkdir(mode=0o700, exist_ok=True)
-    plan = make_plan(
-        PlanInputs(
-            run="shell",
-            backend="inner" if grant.backend == "inner" else "namespaces",
-            slot=SLOT,
-            task=task,
-            command=grant.command,
-            snapshot=str(snapshot.path),
-            model_folder=str(folder),
-            scratch=str(scratch / str(SLOT)),
-            python=environment.python,
-            search_path=environment.search_path,
-            is_venv=environment.is_venv,
-            environment_binds=environment.binds,
-            data_sets={name: rule.path for name, rule in grant.data_sets.items()},
-            limits=grant.limits,
-            outcomes=grant.outcomes,
-        )
-    )
-    return _with_shell(plan, grant)
+    environment = resolve_environment(grant.environment)
+    return _with_shell(make_plan(inputs_of(grant, environment, at.place("shell", grant.backend, folder))), grant)
 
 
 def _with_shell(plan: SandboxPlan, grant: Grant) -> SandboxPlan:

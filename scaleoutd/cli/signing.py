@@ -77,9 +77,8 @@ def read_folder(tree: Tree) -> FolderContent:
         for node in nodes:
             found = digest_file(tree, node.path)
             files.append(FileEntry(node.path, found.size_bytes, found.sha256, is_executable(node.mode), found.chunks))
-    steps = dict(project.steps)
-    if project.startup is not None:
-        steps["startup"] = project.startup
+    others = {"startup": project.startup, "build": project.build}
+    steps = {**project.steps, **{name: command for name, command in others.items() if command is not None}}
     return FolderContent(tuple(files), steps, ignored, project.startup_file)
 
 

@@ -142,8 +142,7 @@ EVENTS: tuple[EventType, ...] = (
            "issuer not_before certificate_sha256 chain_length:natural previous_spki_sha256"
            " file"),
     _event("agent", "credential-refused", CREDENTIAL, "A new client certificate cannot be used; the old one stays.",
-           "code message",
-           "subject serial not_after spki_sha256 file", severity="high", status="failure"),
+           "code message", "subject serial not_after spki_sha256 file", severity="high", status="failure"),
     _event("agent", "connected", LOGON, "The TLS handshake with the combiner or API is done and its certificate was accepted.",
            "combiner", "peer_spki_sha256 peer_subject peer_not_after tls_version:text cipher client_spki_sha256 service address"),
     _event("agent", "disconnected", LOGOFF, "A connection ended.", "combiner", "reason connected_ms service"),
@@ -156,8 +155,7 @@ EVENTS: tuple[EventType, ...] = (
     _event("agent", "task-received", CALL_READ, "The combiner asked for a task.", "correlation_id task",
            "settings_sha256 settings_bytes sent_at"),
     _event("agent", "task-refused", CALL_READ, "The agent refused a task before offering it to the runner.",
-           "correlation_id code",
-           "", severity="medium", status="failure"),
+           "correlation_id code", "", severity="medium", status="failure"),
     _event("agent", "model-downloaded", CALL_READ, "A model arrived from the combiner.", "model_id size_bytes",
            "sha256 checksum wall_ms"),
     _event("agent", "sending", CALL_CREATE, "The agent begins to send what the runner released; durable before the first byte.",
@@ -178,8 +176,7 @@ EVENTS: tuple[EventType, ...] = (
     _event("runner", "trust-root-accepted", COMPLIANCE, "A trust root was verified and accepted.", "root_version root_sha256",
            "previous_version previous_sha256 signers:texts expires"),
     _event("runner", "outcome-open", FINDING, "The development mode runs although an outcome could not be proven.",
-           "outcomes:texts",
-           "backend", severity="high", status="failure"),
+           "outcomes:texts", "backend", severity="high", status="failure"),
     _event("runner", "manifest-verified", COMPLIANCE, "The project is exactly what was signed.",
            "project manifest_version manifest_sha256 signers:texts",
            "root_version files:natural size_bytes expires verify_ms trust_root_sha256 correlation_id"),
@@ -198,12 +195,15 @@ EVENTS: tuple[EventType, ...] = (
            "arrays:natural parameters:natural arrays_sha256 container model_sha256 helper_type"),
     _event("runner", "model-refused", FINDING, "The model is not of a kind that the policy allows.", "run code message",
            "format model_sha256 size_bytes", severity="high", status="failure"),
+    _event("runner", "startup-about-to-run", LAUNCH, "Durable before a project's startup command runs, once before a task.",
+           "run correlation_id session_id round_id task project manifest_sha256 manifest_version environment data_sets:texts"
+           " policy_sha256 command:texts limits:counts", "environment_sha256 backend slot:natural"),
     _event("runner", "run-about-to-start", LAUNCH, "Durable before a step starts: what runs on what.",
            f"{_CONTEXT_OF_RUN} project manifest_sha256 manifest_version model_sha256 environment data_sets:texts policy_sha256"
            " command:texts limits:counts",
            "environment_sha256 snapshot_sha256 seccomp_sha256 plan_sha256 backend slot:natural outcomes:texts settings_sha256"
            " trust_root_sha256"),
-    _event("runner", "run-ended", TERMINATE, "A step ended; what it used and what was in force.",
+    _event("runner", "run-ended", TERMINATE, "A step, or the startup before it, ended; what it used and what held.",
            "run ended", "exit_status:natural signal:natural wall_ms cpu_ms max_rss_bytes stdout_bytes stdout_dropped_bytes"
            " scratch_bytes killed_processes:natural denied:counts enforced:texts limits:counts"),
     _event("runner", "output-refused", FINDING, "What a step produced may not leave.", "run code message", "file expected found",
@@ -244,8 +244,7 @@ EVENTS: tuple[EventType, ...] = (
     _event("ledger", "floors-noted", LOG_OTHER, "Highest versions and latest time so far; opens each segment but the first.",
            "time_ms root_version epoch:natural manifest_versions:counts", ""),
     _event("ledger", "segment-closed", LOG_ROTATE, "A segment is complete; the next one begins.", "segment",
-           "events:natural size_bytes"
-           " first_sequence:natural"),
+           "events:natural size_bytes first_sequence:natural"),
     _event("ledger", "epoch-key-made", LOG_OTHER, "A new checkpoint key, certified by the one before.", "epoch:natural key",
            "certificate previous_key"),
     # people at the command line

@@ -70,6 +70,22 @@ class Grant:
     egress: Egress
     min_num_examples: int
     startup_file: str | None = None
+    startup: tuple[str, ...] = ()  # to be run once before the first task
+
+
+@dataclass(frozen=True)
+class BuildGrant:
+    """What the seed model may be built with.  No data set and no model: a seed that depends on data would carry it away."""
+
+    command: tuple[str, ...]
+    files: frozenset[str]  # of the project: words of `command` that name one
+    project: str
+    manifest_sha256: str
+    backend: str
+    outcomes: tuple[Outcome, ...]
+    limits: Limits
+    model: ModelRules
+    environment: EnvironmentRule
 
 
 def authorize(policy: Policy, verified: VerifiedManifest, offer: Offer, now: Now, runs: RunsSoFar) -> Grant:
@@ -100,6 +116,32 @@ def authorize(policy: Policy, verified: VerifiedManifest, offer: Offer, now: Now
         egress=policy.egress,
         min_num_examples=policy.budget.min_num_examples,
         startup_file=manifest.startup_file,
+        startup=manifest.steps.get("startup", ()),
+    )
+
+
+def authorize_build(policy: Policy, verified: VerifiedManifest, now: Now) -> BuildGrant:
+    """As `authorize`, for the command that makes the seed model.  It is no task: no combiner, session or budget is asked."""
+    manifest = verified.manifest
+    _check_binding(policy, policy.digest(), verified)
+    check_dates(manifest, now)
+    command = manifest.steps.get("build")
+    if command is None:
+        raise PolicyDeniedError(
+            f"cannot build a seed model: project {manifest.project} has {', '.join(sorted(manifest.steps)) or 'no step'}",
+            code="task-type-denied",
+            hint="Add `build: {command: python build.py}` to entry_points in scaleout.yaml, then sign again.",
+        )
+    return BuildGrant(
+        command=command,
+        files=frozenset(command) & {entry.path for entry in manifest.files},
+        project=manifest.project,
+        manifest_sha256=verified.sha256,
+        backend=policy.backend,
+        outcomes=policy.outcomes,
+        limits=policy.limits.of_run(),
+        model=ModelRules(formats=policy.model_formats, max_bytes=policy.limits.model_bytes),
+        environment=_environment(policy, manifest)[1],
     )
 
 

@@ -33,7 +33,7 @@ PREDICATE_TYPE = "urn:scaleoutd:manifest:v1"
 CHUNK_BYTES = 64 * 1024 * 1024
 MAX_FILES = 100_000
 MAX_COMPONENT_BYTES = 255
-STEPS = ("train", "validate", "predict", "startup")
+STEPS = ("train", "validate", "predict", "startup", "build")
 
 # Characters that reorder or hide text (Unicode technical report 36, section 2.6): a name must read as it is.
 _MISLEADING = frozenset(map(chr, (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF)))

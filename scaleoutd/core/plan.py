@@ -37,7 +37,9 @@ OUTCOMES: tuple[Outcome, ...] = (
 # (ends at 2000200000) give out, and below 2^31.
 STEP_UID_BASE = 2_100_000_000
 
-Task = Literal["train", "validate", "predict"]
+Task = Literal["train", "validate", "predict"]  # what a combiner may ask for
+Checked = Literal["train", "validate", "predict", "build"]  # what has a result that the gate reads
+StepKind = Literal["train", "validate", "predict", "build", "startup"]
 HostPath = Annotated[str, Text(4096, r"/[^\x00-\x1f]*", 1)]
 ViewPath = Annotated[str, Text(4096, r"/[^\x00-\x1f]*", 1)]
 
@@ -160,19 +162,22 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class GateRules:
-    """What an output must be before it may leave."""
+    """What an output must be before it may leave; `model`: for train and build."""
 
-    task: Task
+    task: Checked
     output_bytes: Positive  # bound of the weights file as read
     metadata_bytes: Positive = 32 * 1024  # bound of the JSON that goes with it
-    model: ModelRules | None = None  # train only
+    model: ModelRules | None = None
     same_form: bool = True  # names, shapes and dtypes as the model received
     finite: bool = True
 
 
 @dataclass(frozen=True)
 class GateFacts:
-    """What the confined gate says of the outputs; `metadata` is the step's JSON object, as canonical-safe text."""
+    """What the confined gate says of the outputs; `metadata` is the step's JSON object, as canonical-safe text.
+
+    For build it is {"name": …}, the name that the step gave its one file.
+    """
 
     size_bytes: Natural
     metadata: Annotated[str, Text(48 * 1024)]

@@ -31,12 +31,14 @@ _OPERATORS = ("&&", "||", "|", ";", "&", "(", ")", "<", ">", ">>", "2>", "2>&1",
 
 @dataclass(frozen=True)
 class Project:
-    """Steps as argument vectors; `build` makes the seed model and never runs on a node; `startup_file` for importer projects."""
+    """Steps as argument vectors; `build` makes the seed model and is no task that a combiner can ask for; `startup` runs
+    before the first task.  `startup_file` and `build_file` are the file names that importer projects have in their places."""
 
     steps: Mapping[str, tuple[str, ...]]
     build: tuple[str, ...] | None = None
     startup_file: str | None = None
     startup: tuple[str, ...] | None = None
+    build_file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,12 @@ def parse_project(data: bytes, *, name: str = PROJECT_FILE) -> Project:
     """ConfigError `yaml-invalid`, with line and column, for a file that is not a project's."""
     document = load_yaml(data, name=name, root="project")
     value = dict(document.value)
-    startup_file = None
+    startup_file = build_file = None
     points = value.get("entry_points")
     if isinstance(points, dict):
         points = dict(points)
         startup_file = _take_file(document, points, "startup")
-        if _take_file(document, points, "build") is not None:
-            points.pop("build", None)
+        build_file = _take_file(document, points, "build")
         value["entry_points"] = {key: _split_command(document, key, item) for key, item in points.items()}
     record = decode_yaml(_ProjectFile, document, value)
     found = record.entry_points
@@ -79,7 +80,7 @@ def parse_project(data: bytes, *, name: str = PROJECT_FILE) -> Project:
         raise document.refuse(
             "entry_points names no step", "project.entry_points", "Name train and validate, or startup for an importer project."
         )
-    return Project(steps, _command(found.build), startup_file, _command(found.startup))
+    return Project(steps, _command(found.build), startup_file, _command(found.startup), build_file)
 
 
 def importer_refusal(startup_file: str) -> PolicyDeniedError:

@@ -6,10 +6,10 @@ One connection is one instance is one task: hello, then in this order
     Clean → Cleaned                         on an instance of its own: what a killed instance left in its slot's scratch
     Inspect + [model] → Inspected
     Execute + [log, terminal?] → Started, then Ended       (Cancel may come in between)
-    Gate + [model] → Gated + [weights?]     files opened by a child of the step's uid, read-only
+    Gate + [model?] → Gated + [weights?]    files opened by a child of the step's uid, read-only
 and each may be answered by Refused, after which the instance is of no more use.  The end of the connection, for any reason,
 kills what runs.  `scratch` outputs of a task are /scratch/out/model.npz and /scratch/out/model.npz-metadata for train,
-/scratch/out/result.json for validate and predict.
+/scratch/out/result.json for validate and predict; the one file of a build has the name that the step gave it.
 """
 
 from __future__ import annotations
@@ -113,6 +113,6 @@ class Gate:
 @message("gated")
 @dataclass(frozen=True)
 class Gated:
-    """With one descriptor for train: the weights that the step wrote, read-only."""
+    """With one descriptor for train and build: the weights that the step wrote, read-only."""
 
     facts: GateFacts

@@ -72,7 +72,7 @@ class Instance:
         """The gate's facts, and for train the weights as a read-only descriptor, the caller's."""
         self.channel.tell(Gate(plan, rules), [] if model is None else [model])
         received = self.channel.receive(Gated, timeout_s=GATE_S)
-        wanted = 1 if rules.task == "train" else 0
+        wanted = 1 if rules.task in ("train", "build") else 0
         if len(received.descriptors) != wanted:
             count = len(received.descriptors)
             received.close()

@@ -25,12 +25,12 @@ from scaleoutd.core.grant import Grant, RunsSoFar, authorize
 from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts, SandboxPlan, StepResult
 from scaleoutd.core.policy import Policy
 from scaleoutd.durable import storage_errors
-from scaleoutd.errors import LedgerError, OutputError, PeerError, ScaleoutError, from_code
+from scaleoutd.errors import LedgerError, OutputError, PeerError, ScaleoutError
 from scaleoutd.ipc.messages import Released
 from scaleoutd.runner import egress, planner
-from scaleoutd.runner.computelock import computing
-from scaleoutd.runner.environments import ResolvedEnvironment, check_data_set, link_interpreter, resolve_environment
-from scaleoutd.runner.instances import GRACE_S, Instance
+from scaleoutd.runner.environments import ResolvedEnvironment, check_data_set, resolve_environment
+from scaleoutd.runner.execution import failure_of, held, place_of, run_plan
+from scaleoutd.runner.instances import Instance
 from scaleoutd.runner.link import Link
 from scaleoutd.runner.outbox import Outgoing
 from scaleoutd.runner.policyfile import read_policy
@@ -39,6 +39,7 @@ from scaleoutd.runner.room import Room
 from scaleoutd.runner.rootfile import read_trust_root
 from scaleoutd.runner.runs import UNRECORDED, Run
 from scaleoutd.runner.space import largest_model
+from scaleoutd.runner.startup import start_up
 from scaleoutd.runner.store import Snapshot, take_snapshot
 from scaleoutd.runner.verify import Proven, prove
 
@@ -99,6 +100,7 @@ def perform(task: Task) -> tuple[Released, Outgoing]:
         grant, environment = grant_task(task, policy, proven)  # 2
         snapshot = snapshot_project(task, proven)  # 3
         model, folder = receive(task, grant)  # 4
+        start_up(task, grant, environment, snapshot)
         with task.room.instances.take() as instance:
             # 6 comes before 5: the inspector runs in the plan's slot and under its limits.
             plan = make_plan(task, grant, environment, snapshot, folder, instance.slot)
@@ -206,27 +208,8 @@ def make_plan(
     task: Task, grant: Grant, environment: ResolvedEnvironment, snapshot: Snapshot, folder: Path, slot: int
 ) -> SandboxPlan:
     """6: a pure function of what was proven and granted."""
-    if task.room.backend == "inner":
-        link_interpreter(folder, environment.python)
-    return planner.make_plan(
-        planner.PlanInputs(
-            run=task.run.name,
-            backend=task.room.backend,
-            slot=slot,
-            task=grant.task,
-            command=grant.command,
-            snapshot=str(snapshot.path),
-            model_folder=str(folder),
-            scratch=str(task.room.scratch / str(slot)),
-            python=environment.python,
-            search_path=environment.search_path,
-            is_venv=environment.is_venv,
-            environment_binds=environment.binds,
-            data_sets={name: rule.path for name, rule in grant.data_sets.items()},
-            limits=grant.limits,
-            outcomes=tuple(name for name in grant.outcomes if name not in task.room.left_open),
-        )
-    )
+    given = planner.inputs_of(grant, environment, place_of(task, environment, snapshot, folder, slot))
+    return planner.make_plan(held(task, given))
 
 
 def inspect(task: Task, grant: Grant, instance: Instance, plan: SandboxPlan, model: ReceivedModel) -> ModelFacts:
@@ -275,32 +258,12 @@ def execute(task: Task, instance: Instance, plan: SandboxPlan) -> StepResult:
     """8: the step runs; its end, its use and what was in force go on record, whatever it was."""
     task.stage = "execute"
     task.link.stage("execute")
-    with task.room.output_file(task.run.name) as log, computing(task.room.compute_lock, task.link):
-        instance.execute(plan, log, task.room.terminal)
-        task.link.watch(instance)
-        result = instance.ended(plan.limits.wall_clock_s + GRACE_S)
-    task.link.denied = result.denied
+    result = run_plan(task, instance, plan)
     task.note("run-ended", **egress.result_body(result))
     error = failure_of(result, plan)
     if error is not None:
         raise error
     return result
-
-
-def failure_of(result: StepResult, plan: SandboxPlan) -> ScaleoutError | None:
-    """The error that a result stands for; None for a step that ended well."""
-    if result.ended == "exited" and result.exit_status == 0:
-        return None
-    task = plan.environment.get("SCALEOUTD_TASK", "the step")
-    if result.code is not None:
-        return from_code(result.code, f"cannot finish {task}: {egress.CAUSES.get(result.code, result.code)}")
-    if result.ended == "signalled":
-        return from_code("step-killed", f"cannot finish {task}: it was ended by signal {result.signal}")
-    return from_code(
-        "step-failed",
-        f"cannot finish {task}: `{' '.join(plan.command[:2])}` ended with status {result.exit_status}",
-        "What it printed is in the output file of this run.",
-    )
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ class Room:
     compute_lock: Path | None = None
     host_clock: HostClock = field(default_factory=HostClock)
     left_open: tuple[Outcome, ...] = ()  # outcomes that the probe at start could not prove
+    started_up: tuple[str, ...] = ()  # for which manifest, policy and environment `startup` ended well
     last_model: tuple[str, int] = ("", 0)  # session and bytes: the next one of the session needs as much
     runs: Runs = field(init=False)
     outbox: Outbox = field(init=False)

@@ -2,7 +2,7 @@
 """The gate's reader: runs in a confined child, reads what the step wrote, says whether it is what the contract demands.
 
 train: weights with the form of the model received, every number finite, and JSON with `num_examples` above zero.
-validate: a flat JSON object of scalars.  predict: a JSON object.
+validate: a flat JSON object of scalars.  predict: a JSON object.  build: one file, a model.
 """
 
 from __future__ import annotations
@@ -35,10 +35,7 @@ def check_train(
     if rules.same_form:
         _compare(written.facts, read_model(FileSource(received_fd, sizes[2]), models).facts)
     _check_checksums(written)
-    if rules.finite:
-        for array in written.arrays:
-            if not array.is_finite():
-                raise _refuse(f"array {array.name[:120]!r} has a NaN or an infinity", "output-not-finite")
+    _check_finite(rules, written)
     return records.encode(GateFacts(sizes[0], _text(metadata), written.facts)), ()
 
 
@@ -50,6 +47,23 @@ def check_result(rules: GateRules, size: int, result_fd: int) -> tuple[dict[str,
             if isinstance(item, list | dict):
                 raise _refuse(f"metric {key[:80]!r} is no number, string, boolean or null", "metrics-invalid")
     return records.encode(GateFacts(size, _text(value))), ()
+
+
+def check_build(rules: GateRules, models: ModelRules, size: int, name: str, fd: int) -> tuple[dict[str, Any], Sequence[int]]:
+    """GateFacts of a seed model: of a format that the policy allows, undamaged, every number finite."""
+    try:
+        written = read_model(FileSource(fd, size), models)
+    except FormatError as exc:
+        raise OutputError(exc.message.replace("the model", f"the seed model {name[:64]!r}"), hint=exc.hint) from exc
+    _check_checksums(written)
+    _check_finite(rules, written)
+    return records.encode(GateFacts(size, _text({"name": name}), written.facts)), ()
+
+
+def _check_finite(rules: GateRules, written: Model) -> None:
+    for array in written.arrays if rules.finite else ():
+        if not array.is_finite():
+            raise _refuse(f"array {array.name[:120]!r} has a NaN or an infinity", "output-not-finite")
 
 
 def _metadata(rules: GateRules, source: FileSource) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from scaleoutd.core import records
-from scaleoutd.core.plan import GateFacts, ModelFacts, SandboxPlan
+from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts, SandboxPlan
 from scaleoutd.errors import KernelSupportError, LaunchError, PeerError, ScaleoutError
 from scaleoutd.ipc.channel import Channel, Received, Refused
 from scaleoutd.ipc.packets import Connection
@@ -121,6 +121,9 @@ class Launcher:
     def _gate(self, received: Received) -> None:
         request: Gate = received.message
         rules, plan = request.rules, request.plan
+        if rules.task == "build":
+            self._gate_build(plan, rules, received)
+            return
         train = rules.task == "train"
         if len(received.descriptors) != (1 if train else 0) or (train and rules.model is None):
             raise PeerError("cannot gate: the model received and its rules must come with a training, and only with one")
@@ -141,16 +144,35 @@ class Launcher:
             for fd in opened:
                 os.close(fd)
 
+    def _gate_build(self, plan: SandboxPlan, rules: GateRules, received: Received) -> None:
+        """The seed model: the one file in the output folder, or beside it where an official project may put it."""
+        if received.descriptors or rules.model is None:
+            raise PeerError("cannot gate: the rules of a seed model must come with a build, and no descriptor")
+        opening = functools.partial(outputs.open_only, (scratch.OUTPUT_FOLDER, "."), rules.output_bytes)
+        answer = self._open(plan, opening, 1)
+        weights = answer.descriptors[0]
+        try:
+            name = str(answer.value.get("name"))
+            size = outputs.check(weights, name, rules.output_bytes)
+            work = functools.partial(gate.check_build, rules, rules.model, size, name)
+            checked = children.call(self._reader_cell(plan), work, [weights])
+            self._channel.tell(Gated(records.decode(GateFacts, checked.value, "facts")), [weights])
+        finally:
+            os.close(weights)
+
     def _open_outputs(self, plan: SandboxPlan, names: Sequence[str], bounds: Sequence[int]) -> list[int]:
+        return self._open(plan, functools.partial(outputs.open_outputs, names, bounds), len(names)).descriptors
+
+    def _open(self, plan: SandboxPlan, work: children.Work, expected: int) -> children.Outcome:
+        """What a child of the step's uid opens in the scratch folder of `plan`."""
         if self._scratch is None or self._scratch[0] != plan.scratch:
             raise PeerError("cannot gate: nothing was executed here with this scratch folder")
-        cell = self._file_cell(self._scratch[1], plan.scratch, "read")
-        opened = children.call(cell, functools.partial(outputs.open_outputs, names, bounds), []).descriptors
-        if len(opened) != len(names):
-            for fd in opened:
+        answer = children.call(self._file_cell(self._scratch[1], plan.scratch, "read"), work, [])
+        if len(answer.descriptors) != expected:
+            for fd in answer.descriptors:
                 os.close(fd)
             raise LaunchError("cannot take the outputs: the child that opens them answered with other descriptors")
-        return opened
+        return answer
 
     def _probe(self, received: Received) -> None:
         plan = received.message.plan

@@ -22,6 +22,28 @@ def open_outputs(names: Sequence[str], limits: Sequence[int]) -> tuple[dict[str,
     return {"sizes": [os.fstat(fd).st_size for fd in opened]}, opened
 
 
+def open_only(folders: Sequence[str], most: int) -> tuple[dict[str, Any], Sequence[int]]:
+    """A descriptor of the one file that lies in `folders`, and its name; OutputError when there is none or more."""
+    found = [
+        (f"{folder}/{name}", name) for folder in folders for name in sorted(os.listdir(folder)) if not _is_folder(folder, name)
+    ]
+    if not found:
+        raise OutputError(
+            "cannot take the seed model: the step wrote no file",
+            code="output-missing",
+            hint="It must write one file, to its working folder or to $SCALEOUT_BUILD_OUTPUT_DIR.",
+        )
+    if len(found) > 1:
+        names = ", ".join(name[:64] for _, name in found[:5])
+        raise _unsafe(names, f"the step wrote {len(found)} files, expected one: the seed model")
+    path, name = found[0]
+    return {"name": name}, [_open(path.removeprefix("./"), most)]
+
+
+def _is_folder(folder: str, name: str) -> bool:
+    return stat.S_ISDIR(os.lstat(f"{folder}/{name}").st_mode)
+
+
 def check(fd: int, name: str, most: int) -> int:
     """The size of what `fd` is open on; OutputError unless it is a regular file with one name, open for reading."""
     info = os.fstat(fd)

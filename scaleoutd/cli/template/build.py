@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the seed model, all zeros: python build.py [seed.npz]"""
+"""Makes the seed model, all zeros: scaleoutctl build, or python build.py [seed.npz]"""
 
 import sys
 

@@ -51,8 +51,10 @@ MANIFEST = Manifest(
 )
 
 
-def explanation(policy: Policy = POLICY, task: Task = "train", host: HostFacts = HOST) -> Explanation:
-    subject = Subject(policy, VerifiedManifest(MANIFEST, "ef" * 32, (), {}, 1, False), task, True, NOW)
+def explanation(
+    policy: Policy = POLICY, task: Task = "train", host: HostFacts = HOST, manifest: Manifest = MANIFEST
+) -> Explanation:
+    subject = Subject(policy, VerifiedManifest(manifest, "ef" * 32, (), {}, 1, False), task, True, NOW)
     granted = grant_for(subject)
     if not isinstance(granted, Grant):
         return explanation_of(subject, None, None, (granted,), host)
@@ -79,6 +81,14 @@ def test_golden(name: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert text == path.read_text()
+
+
+def test_a_startup_command_is_told_first() -> None:
+    manifest = replace(MANIFEST, steps={**MANIFEST.steps, "startup": ("python", "data.py")})
+    lines = list(lines_of(explanation(manifest=manifest)))
+    told = lines[lines.index("What runs") + 1 : lines.index("What runs") + 3]
+    assert told[0].strip() == "before the first task, once, without a model: python data.py"
+    assert told[1].strip() == "python train.py /in/model.npz /scratch/out/model.npz"
 
 
 def test_no_line_of_a_good_task_says_refused_and_of_a_denied_one_does() -> None:

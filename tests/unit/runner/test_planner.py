@@ -10,7 +10,8 @@ import pytest
 from scaleoutd.core import records
 from scaleoutd.core.plan import OUTCOMES, Bind, Limits, SandboxPlan, StepResult
 from scaleoutd.errors import CODES
-from scaleoutd.runner.pipeline import failure_of
+from scaleoutd.runner.environments import ResolvedEnvironment
+from scaleoutd.runner.execution import failure_of
 from scaleoutd.runner.planner import PlanInputs, make_plan
 
 LIMITS = Limits(60, 61, 62_000_000, 63, 64, 65_000_000, 66_000_000, 67_000_000, 68_000, 69_000, 70_000, cpus=3)
@@ -23,10 +24,9 @@ GIVEN = PlanInputs(
     snapshot="/state/store/abc",
     model_folder="/state/in/def",
     scratch="/state/scratch/5",
-    python="/usr/bin/python3.11",
-    search_path=("/usr/bin",),
-    is_venv=False,
-    environment_binds=(Bind("/usr", "/usr", executable=True),),
+    environment=ResolvedEnvironment(
+        "/usr/bin/python3.11", (Bind("/usr", "/usr", executable=True),), ("/usr/bin",), is_venv=False
+    ),
     data_sets={"ward-7.scans": "/data/w7", "labels": "/data/labels.csv"},
     limits=LIMITS,
     outcomes=OUTCOMES,
@@ -108,7 +108,8 @@ def test_without_a_view_of_its_own_a_step_gets_the_hosts_paths() -> None:
 
 
 def test_an_interpreter_of_a_venv_is_found_by_its_own_path_first() -> None:
-    plan = make_plan(replace(GIVEN, is_venv=True, search_path=("/srv/venv/bin",)))
+    venv = replace(GIVEN.environment, is_venv=True, search_path=("/srv/venv/bin",))
+    plan = make_plan(replace(GIVEN, environment=venv))
     assert plan.environment["PATH"].split(":")[:2] == ["/srv/venv/bin", "/env/bin"]
 
 
