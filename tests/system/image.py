@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The root image of the booted tests (tools/image.sh makes and caches it), and what is put into a guest before it boots.
+
+`missing_*` say in one line why guests cannot be booted here; the fixtures print it as the reason of what did not run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.system import inside
+
+TREE = Path(__file__).resolve().parent.parent.parent
+LINE_UNIT = """\
+[Unit]
+Description=the line to the tests
+DefaultDependencies=no
+After=basic.target dbus.socket
+Conflicts=shutdown.target
+Before=shutdown.target
+[Service]
+ExecStart=/usr/bin/python3 -I -B /usr/local/lib/guest.py
+Restart=no
+TasksMax=infinity
+LimitNOFILE=65536
+KillMode=mixed
+TimeoutStopSec=2
+"""
+
+
+def image(machine: bool = False) -> Path:
+    """The folder that has `root`, and with machine also `machine`."""
+    made = subprocess.run([TREE / "tools/image.sh", *(["-m"] if machine else [])], capture_output=True, text=True)
+    if made.returncode:
+        raise AssertionError(f"the image could not be made:\n{made.stderr[-4000:]}")
+    return Path(made.stdout.strip())
+
+
+def missing_for_container() -> str:
+    """Why no container can be booted here, or ''."""
+    return missing("mmdebstrap", "systemd-nspawn", "unshare", "setpriv")
+
+
+def missing_for_machine() -> str:
+    """Why no machine can be booted here, or ''."""
+    return missing("mmdebstrap", "qemu-system-x86_64", "mke2fs", "cpio", "zstd", "unshare", "setpriv")
+
+
+def missing(*programs: str) -> str:
+    if os.geteuid() != 0:
+        return "booted tests are run by root only"
+    absent = [program for program in programs if not shutil.which(program)]
+    if absent:
+        return f"booted tests need {', '.join(absent)}: tools/setup.sh system installs them"
+    tried = subprocess.run(["unshare", "--mount", "--propagation", "private", "true"], capture_output=True, text=True)
+    if tried.returncode:
+        return f"booted tests need the right to mount: {tried.stderr.strip()}"
+    return ""
+
+
+def seed(root: Path, programs: Mapping[str, str] | None = None) -> None:
+    """Puts the line to the tests, and programs by path, into the folder that lies over the guest's root."""
+    units = root / "etc/systemd/system"
+    for folder in (units / "multi-user.target.wants", root / "usr/local/lib"):
+        folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(inside.__file__, root / "usr/local/lib/guest.py")
+    (units / "guest.service").write_text(LINE_UNIT)
+    (units / "multi-user.target.wants/guest.service").symlink_to("../guest.service")
+    for name, text in (programs or {}).items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    for path in root.rglob("*"):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or str(path.relative_to(root)) in (programs or {}) else 0o644)
