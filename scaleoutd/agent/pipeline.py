@@ -214,6 +214,8 @@ class Pipeline:
         try:
             if result.directive.task == "train":
                 session.send_update(result)
+            elif result.directive.task == "predict":
+                session.send_prediction(result)
             else:
                 session.send_validation(result)
         except TransportError as exc:

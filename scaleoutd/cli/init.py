@@ -7,6 +7,7 @@ the weights come nearer to the truth.
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 
@@ -29,7 +30,8 @@ FILES = {
 
 @click.command("init")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path())
-def init(folder: Path) -> None:
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
+def init(folder: Path, as_json: bool) -> None:
     """Make a small project in FOLDER.
 
     \b
@@ -37,6 +39,9 @@ def init(folder: Path) -> None:
       scaleoutctl init my-project
     """
     write_project(folder)
+    if as_json:
+        click.echo(json.dumps({"folder": str(folder.absolute()), "files": sorted(FILES.values())}))
+        return
     click.echo(f"made a project in {folder}: {', '.join(sorted(FILES.values()))}")
     click.echo("try it there: scaleoutctl build && scaleoutctl run train --in seed.npz")
 

@@ -6,6 +6,7 @@ An existing file is never overwritten: a lost signing key cannot be had back.
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ class KeyFiles:
 @click.option("--algorithm", type=click.Choice(["ed25519", "p256"]), default="ed25519", show_default=True)
 @click.option("--name", default="scaleout", show_default=True, help="File name without its end.")
 @click.option("--passphrase-file", type=click.Path(path_type=Path), help="Encrypt the private key with this file's first line.")
-def keygen(out: Path, algorithm: str, name: str, passphrase_file: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def keygen(out: Path, algorithm: str, name: str, passphrase_file: Path | None, as_json: bool) -> None:
     """Make a signing key.
 
     \b
@@ -45,6 +47,10 @@ def keygen(out: Path, algorithm: str, name: str, passphrase_file: Path | None) -
     """
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
     files = write_key_pair(out, name, new_private_key(algorithm), passphrase)
+    if as_json:
+        told = {"private_key": str(files.private_path), "public_key": str(files.public_path), "keyid": files.keyid}
+        click.echo(json.dumps({**told, "algorithm": algorithm}))
+        return
     click.echo(f"private key  {files.private_path}  keep it off the nodes")
     click.echo(f"public key   {files.public_path}")
     click.echo(f"key id       {files.keyid}")

@@ -22,10 +22,10 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class LocalResult:
-    """What the runner released: the body, and for train the container's path when one was asked for."""
+    """What the runner released, and the file it was written to when one was asked for: the container, or the JSON."""
 
     released: Released
-    container: Path | None
+    file: Path | None
 
 
 def offer_locally(
@@ -51,7 +51,9 @@ def offer_locally(
             on_stage(received.message.name)
         released: Released = received.message
         try:
-            saved = _save(received.take(), save_to) if received.descriptors and save_to is not None else None
+            saved = None
+            if save_to is not None:
+                saved = _save(received.take(), save_to) if received.descriptors else _save_body(released, save_to)
         finally:
             received.close()
         channel.tell(Delivered(released.run, "acknowledged" if saved else "dropped"))
@@ -80,6 +82,12 @@ def _stream(rooms: Rooms, channel: Channel, model: Path) -> None:
     finally:
         os.close(writer)
     channel.tell(ModelReceived(size, digest.hexdigest()))
+
+
+def _save_body(released: Released, path: Path) -> Path:
+    with storage_errors(f"write {path}"):
+        path.write_text(released.body + "\n", encoding="utf-8")
+    return path
 
 
 def _save(fd: int, path: Path) -> Path:

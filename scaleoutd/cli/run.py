@@ -23,7 +23,7 @@ from scaleoutd.errors import ConfigError, ScaleoutError
 @click.argument("task", type=click.Choice(["train", "validate", "predict"]))
 @click.option("--project", type=click.Path(path_type=Path, file_okay=False), help="project folder [this one, or ./client]")
 @click.option("--in", "model", type=click.Path(path_type=Path, dir_okay=False, exists=True), required=True, help="the model")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="where the update goes (train)")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="where the result goes: update (train) or JSON")
 @click.option("--settings", default="", metavar="JSON", help="client_settings for the step")
 @click.option("--policy", type=click.Path(path_type=Path, dir_okay=False), help="policy.yaml; without it: development mode")
 @click.option("--data", "data_sets", multiple=True, metavar="ID=PATH", help="a data set for the step (development mode)")
@@ -54,24 +54,28 @@ def run(
             "cannot open a shell: a policy is in force, and a shell is for the development mode",
             hint="Leave --policy out; the sandbox is the same.",
         )
-    found, signer = node_policy_of(project, policy, parse_data_sets(data_sets))
-    folders = Folders(state_dir.absolute() if state_dir else default_state(f"{found.project.name}-local"))
-    if shell:
-        return open_shell(folders, found, task, model, settings)
-    node = Node(folders, found, output=StepOutput(), signer=signer)
+    if shell and (as_json or out):
+        raise ConfigError("cannot open a shell with --json or --out: nothing of it is a result", hint="Leave them out.")
+    node = None
     try:
+        found, signer = node_policy_of(project, policy, parse_data_sets(data_sets))
+        folders = Folders(state_dir.absolute() if state_dir else default_state(f"{found.project.name}-local"))
+        if shell:
+            return open_shell(folders, found, task, model, settings)
+        node = Node(folders, found, output=StepOutput(), signer=signer)
         node.rooms.start()
         began = time.monotonic()
         result = offer_locally(node.rooms, task, model, settings=settings, save_to=out, on_stage=lambda name: None)
         wall_s = time.monotonic() - began
     except ScaleoutError as exc:
-        if exc.message not in node.told:
+        if node is None or exc.message not in node.told:
             show_error(exc)
         if as_json:
             click.echo(json.dumps({"ok": False, "code": exc.code, "message": exc.message, "hint": exc.hint}))
         return exc.exit_status
     finally:
-        node.stop()
+        if node is not None:
+            node.stop()
     released = result.released
     if as_json:
         body = json.loads(released.body)
@@ -81,7 +85,8 @@ def run(
     say(f"{task} done in {wall_s:.2f} s: {escape(released.body)}")
     if released.withheld:
         say(f"withheld by the policy: {', '.join(released.withheld)}")
-    if result.container is not None:
-        say(f"update: {result.container} ({released.size_bytes} bytes, sha256 {released.sha256})")
+    if result.file is not None:
+        what = f"update: {result.file} ({released.size_bytes} bytes, sha256 {released.sha256})"
+        say(what if task == "train" else f"result: {result.file}")
     say(f"trail: scaleoutctl audit verify {folders.audit}")
     return 0

@@ -15,6 +15,7 @@ import click
 
 from scaleoutd.cli.development import development_project, development_root_path, development_signer, resign_if_changed
 from scaleoutd.cli.keygen import read_passphrase, read_private_key
+from scaleoutd.cli.progress import Progress
 from scaleoutd.cli.signing import (
     Terms,
     changed_files,
@@ -29,7 +30,7 @@ from scaleoutd.cli.signing import (
 from scaleoutd.core.clock import Floors, utc_text
 from scaleoutd.core.envelope import add_signature
 from scaleoutd.core.keys import PrivateKey, public_key_of
-from scaleoutd.core.manifest import Expected, VerifiedManifest, verify_manifest
+from scaleoutd.core.manifest import Expected, Manifest, VerifiedManifest, verify_manifest
 from scaleoutd.core.policy import Policy, parse_duration, parse_policy_yaml
 from scaleoutd.core.trust import TrustRoot
 from scaleoutd.durable import storage_errors
@@ -55,6 +56,7 @@ DAY_S = 86_400
 @click.option("--policy", "policy_file", type=click.Path(path_type=Path), help="Bind it to this policy.")
 @click.option("--environment", "environments", multiple=True, metavar="ID[=SHA256]", help="Environment that the project expects.")
 @click.option("--data-set", "data_sets", multiple=True, metavar="ID[=SHA256]", help="Data set that the project expects.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def sign(
     folder: Path,
     key_file: Path,
@@ -66,6 +68,7 @@ def sign(
     policy_file: Path | None,
     environments: tuple[str, ...],
     data_sets: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Sign the project in FOLDER: every file, how it is run, and for how long.
 
@@ -79,7 +82,7 @@ def sign(
     if add:
         if name or version or policy_file or environments or data_sets:
             raise ConfigError("cannot add a signature and change the manifest: --add goes with --key only")
-        _add(project, private_key)
+        _add(project, private_key, as_json=as_json)
         return
     policy = _read_policy(policy_file) if policy_file else None
     terms = Terms(
@@ -90,7 +93,7 @@ def sign(
         data_sets=_expected(data_sets, policy, "data_sets"),
         policy_sha256=policy.digest() if policy else None,
     )
-    _sign_new(project, private_key, terms)
+    _sign_new(project, private_key, terms, as_json=as_json)
 
 
 @click.command("verify")
@@ -109,7 +112,8 @@ def verify(folder: Path, trust_root: Path, as_json: bool) -> None:
     root = read_trust_root(trust_root, at)
     envelope = read_envelope(project)
     verified = verify_manifest(envelope, root, at, Floors())
-    differences = check_project(Proven(verified, hashlib.sha256(envelope).hexdigest(), project))
+    with Progress("reading the project", verified.manifest.size_bytes) as done:
+        differences = check_project(Proven(verified, hashlib.sha256(envelope).hexdigest(), project), done)
     if as_json:
         click.echo(json.dumps(_report(verified, root, differences), indent=2))
     else:
@@ -117,13 +121,16 @@ def verify(folder: Path, trust_root: Path, as_json: bool) -> None:
     refuse(differences)
 
 
-def _sign_new(project: Path, private_key: PrivateKey, terms: Terms) -> None:
+def _sign_new(project: Path, private_key: PrivateKey, terms: Terms, *, as_json: bool) -> None:
     with Tree(project) as tree:
         found = read_unverified(tree)
         before = found[1] if found else None
         manifest = make_manifest(read_folder(tree), terms, before, now(), project.name)
     write_manifest(project, manifest, [private_key])
     changed = changed_files(before, manifest)
+    if as_json:
+        click.echo(json.dumps(_signed(manifest, public_key_of(private_key).keyid, changed=list(changed))))
+        return
     click.echo(f"signed {manifest.project} version {manifest.version}: {len(manifest.files)} files, {manifest.size_bytes} bytes")
     click.echo(f"by key {public_key_of(private_key).keyid}, until {utc_text(manifest.expires_ms)}")
     if before is not None:
@@ -131,7 +138,20 @@ def _sign_new(project: Path, private_key: PrivateKey, terms: Terms) -> None:
         click.echo(f"changed since version {before.version}: {shown}{' …' if len(changed) > 10 else ''}")
 
 
-def _add(project: Path, private_key: PrivateKey) -> None:
+def _signed(manifest: Manifest, keyid: str, **more: object) -> dict[str, object]:
+    """JSON of `sign`."""
+    return {
+        "project": manifest.project,
+        "version": manifest.version,
+        "files": len(manifest.files),
+        "size_bytes": manifest.size_bytes,
+        "expires_ms": manifest.expires_ms,
+        "keyid": keyid,
+        **more,
+    }
+
+
+def _add(project: Path, private_key: PrivateKey, *, as_json: bool) -> None:
     with Tree(project) as tree:
         found = read_unverified(tree)
     if found is None:
@@ -140,9 +160,14 @@ def _add(project: Path, private_key: PrivateKey) -> None:
     envelope, manifest = found
     # The second signer vouches for the files that lie here, not for a list that somebody else made.
     unverified = VerifiedManifest(manifest, "", (), {}, 0, manifest.development)
-    refuse(check_project(Proven(unverified, "", project)))
+    with Progress("reading the project", manifest.size_bytes) as done:
+        refuse(check_project(Proven(unverified, "", project), done))
     write_envelope(project, add_signature(envelope, private_key))
-    click.echo(f"added a signature to {manifest.project} version {manifest.version} by key {public_key_of(private_key).keyid}")
+    keyid = public_key_of(private_key).keyid
+    if as_json:
+        click.echo(json.dumps(_signed(manifest, keyid, added=True)))
+        return
+    click.echo(f"added a signature to {manifest.project} version {manifest.version} by key {keyid}")
 
 
 def _read_policy(path: Path) -> Policy:

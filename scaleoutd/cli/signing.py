@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from scaleoutd.cli.progress import Progress
 from scaleoutd.core.clock import DAY_MS, Now
 from scaleoutd.core.envelope import MAX_ENVELOPE_BYTES, STATEMENT_TYPE, Envelope, parse_envelope, serialise_envelope, sign_payload
 from scaleoutd.core.ignore import parse_ignore_file, unique
@@ -74,9 +75,10 @@ def read_folder(tree: Tree) -> FolderContent:
         nodes = project_nodes(tree, ignored)
         _refuse_unsafe(tree, nodes)
         files = []
-        for node in nodes:
-            found = digest_file(tree, node.path)
-            files.append(FileEntry(node.path, found.size_bytes, found.sha256, is_executable(node.mode), found.chunks))
+        with Progress("reading the project", sum(node.size_bytes for node in nodes)) as done:
+            for node in nodes:
+                found = digest_file(tree, node.path, done)
+                files.append(FileEntry(node.path, found.size_bytes, found.sha256, is_executable(node.mode), found.chunks))
     others = {"startup": project.startup, "build": project.build}
     steps = {**project.steps, **{name: command for name, command in others.items() if command is not None}}
     return FolderContent(tuple(files), steps, ignored, project.startup_file)

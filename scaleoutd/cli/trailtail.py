@@ -52,13 +52,14 @@ class TrailEnd:
     def more(self) -> Iterator[Event]:
         """What is complete by now and was not given yet."""
         while self._segment is not None:
+            # Before the read: a segment that has a later one is complete, and what is read of it then is all.
+            later = [path for path in segments_of(self.folder) if path.name > self._segment.name]
             with storage_errors(f"read {self._segment}"), self._segment.open("rb") as file:
                 file.seek(self._offset)
                 data = file.read()
             whole = data[: data.rfind(b"\n") + 1]
             self._offset += len(whole)
             yield from (event.parse(line) for line in whole.splitlines())
-            later = [path for path in segments_of(self.folder) if path.name > self._segment.name]
             if not later or len(whole) < len(data):
                 return
             self._segment, self._offset = later[0], 0

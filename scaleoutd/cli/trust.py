@@ -8,6 +8,7 @@ Every role that is named must sign: here one of ml and one of security.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def trust() -> None:
 @click.option("--threshold", "thresholds", multiple=True, metavar="ROLE=N", help="Default 1 for each role.")
 @click.option("--project", "projects", multiple=True, default=("*",), show_default=True, help="Name pattern they may sign.")
 @click.option("--expires", default="730d", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def trust_init(
     out: Path,
     root_keys: tuple[Path, ...],
@@ -50,6 +52,7 @@ def trust_init(
     thresholds: tuple[str, ...],
     projects: tuple[str, ...],
     expires: str,
+    as_json: bool,
 ) -> None:
     """Write and sign root 1.
 
@@ -71,6 +74,11 @@ def trust_init(
     with storage_errors(f"make the folder {out}"):
         out.mkdir(parents=True, exist_ok=True)
     replace_file(path, data, mode=0o644)
+    if as_json:
+        roles = {role: {"threshold": root.roles[role].threshold, "keys": list(root.roles[role].keys)} for role in root.roles}
+        told = {"file": str(path), "version": root.version, "expires_ms": root.expires_ms, "sha256": root.digest()}
+        click.echo(json.dumps({**told, "roles": roles}))
+        return
     click.echo(f"wrote {path}: version {root.version}, until {utc_text(root.expires_ms)}, sha256 {root.digest()}")
     for role in sorted(root.roles):
         click.echo(f"  {role}: {root.roles[role].threshold} of {', '.join(root.key_name(key) for key in root.roles[role].keys)}")

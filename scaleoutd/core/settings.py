@@ -53,7 +53,7 @@ def check_schema(schema: Json, where: str = "settings_schema") -> None:
 def check_settings(text: str, schema: Mapping[str, Json] | None) -> str:
     """The settings as they may go to the step, as JSON text; PolicyDeniedError `settings-denied` otherwise.
 
-    Without a schema only empty settings pass; the schema `{}` lets everything pass.
+    Without a schema only empty settings pass; the schema `{}` lets every object pass.
     """
     if not text.strip():
         return ""
@@ -63,6 +63,8 @@ def check_settings(text: str, schema: Mapping[str, Json] | None) -> str:
         raise _denied("they are not strict JSON" if isinstance(exc, UnicodeEncodeError) else exc.message) from exc
     if value is None or value == {}:
         return text
+    if not isinstance(value, dict):
+        raise _denied(f"they must be a JSON object, found {_shown(value)}")
     if schema is None:
         raise _denied("the policy has no settings_schema, so only empty settings pass")
     _check(value, schema, "settings")

@@ -12,6 +12,7 @@ from typing import Any
 
 TRAIN = "Scaleout_ModelUpdate"
 VALIDATE = "Scaleout_Validation"
+PREDICT = "Scaleout_Inference"
 STOPPING = ("INTERRUPTED", "TIMEOUT")
 FINISHED = ("COMPLETED", "FAILED", "INTERRUPTED")
 

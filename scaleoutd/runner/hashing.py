@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +50,20 @@ class _Piece:
     is_whole: bool
 
 
-def check_files(tree: Tree, entries: Sequence[FileEntry], copy_to: Path | None = None) -> list[Difference]:
+def _unheard(count: int) -> None:
+    """Nobody asks how far it is."""
+
+
+def check_files(
+    tree: Tree,
+    entries: Sequence[FileEntry],
+    copy_to: Path | None = None,
+    on_bytes: Callable[[int], None] = _unheard,
+) -> list[Difference]:
     """Compares every byte of `entries` with its digest, and writes it below `copy_to` (folders must be there) while it is read.
 
     The result is sorted by path and empty when all are as signed.  A copy of a file with a difference is of no use.
+    `on_bytes` hears the size of each file or chunk that is done, from any thread.
     """
     differences: dict[str, Difference] = {}
     failures: list[BaseException] = []
@@ -71,6 +81,7 @@ def check_files(tree: Tree, entries: Sequence[FileEntry], copy_to: Path | None =
                 difference = _check_piece(tree, piece, buffer, copy_to)
                 if difference is not None:
                     differences.setdefault(difference.path, difference)
+                on_bytes(piece.length)
         except BaseException as exc:  # noqa: BLE001  raised again below, in the caller's thread
             failures.append(exc)
 
@@ -86,8 +97,8 @@ def check_files(tree: Tree, entries: Sequence[FileEntry], copy_to: Path | None =
     return [differences[path] for path in sorted(differences)]
 
 
-def digest_file(tree: Tree, path: str) -> FileDigest:
-    """Size and digests of a file as it is now, for signing."""
+def digest_file(tree: Tree, path: str, on_bytes: Callable[[int], None] = _unheard) -> FileDigest:
+    """Size and digests of a file as it is now, for signing.  `on_bytes` hears each read."""
     buffer = memoryview(bytearray(BUFFER_BYTES))
     whole, chunk = hashlib.sha256(), hashlib.sha256()
     chunks: list[str] = []
@@ -99,6 +110,7 @@ def digest_file(tree: Tree, path: str) -> FileDigest:
             chunk.update(buffer[:count])
             size += count
             in_chunk += count
+            on_bytes(count)
             if in_chunk == CHUNK_BYTES:
                 chunks.append(chunk.hexdigest())
                 chunk, in_chunk = hashlib.sha256(), 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,14 +101,14 @@ def read_envelope(project_path: Path) -> bytes:
             ) from exc
 
 
-def check_project(proven: Proven) -> list[Difference]:
-    """All differences between the folder and the manifest, bytes included, without copying."""
+def check_project(proven: Proven, on_bytes: Callable[[int], None] = lambda count: None) -> list[Difference]:
+    """All differences between the folder and the manifest, bytes included, without copying; `on_bytes` hears how far it is."""
     manifest = proven.manifest.manifest
     with Tree(proven.project_path) as tree:
         differences = compare(manifest, project_nodes(tree, manifest.ignored))
         bad = {difference.path for difference in differences}
         with storage_errors(f"read the project {proven.project_path}"):
-            differences += check_files(tree, [entry for entry in manifest.files if entry.path not in bad])
+            differences += check_files(tree, [entry for entry in manifest.files if entry.path not in bad], None, on_bytes)
     return sorted(differences, key=lambda difference: difference.path)
 
 

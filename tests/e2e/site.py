@@ -27,6 +27,7 @@ from scaleoutd.core.keys import public_key_of
 from scaleoutd.core.manifest import MANIFEST_NAME, Expected, FileEntry, Manifest, manifest_payload
 from scaleoutd.core.trust import Role, TrustedKey, TrustRoot, sign_trust_root
 from scaleoutd.devcombiner.npz import flat, write_npz
+from scaleoutd.devcombiner.records import PREDICT as PREDICT_TASK
 from scaleoutd.devcombiner.records import TRAIN as TRAIN_TASK
 from scaleoutd.devcombiner.records import VALIDATE as VALIDATE_TASK
 from scaleoutd.devcombiner.records import Offer
@@ -326,7 +327,7 @@ class Site:
     def offer(self, task: str = "train", model_id: str | None = None, **more: Any) -> str:
         """Its correlation id."""
         assert self.combiner is not None
-        kind = {"train": TRAIN_TASK, "validate": VALIDATE_TASK}[task]
+        kind = {"train": TRAIN_TASK, "validate": VALIDATE_TASK, "predict": PREDICT_TASK}[task]
         return self.combiner.offer_task(self._client, kind, model_id or self.combiner.put_model(SEED), **more)
 
     def wait(self, correlation_id: str, timeout_s: float = 30) -> Offer:

@@ -25,7 +25,7 @@ class Directive:
     """What the combiner wants.  `task` is None for a type that this client cannot do (`type` is the combiner's name of it).
 
     `stop` is the reason to stop a task, "" for a task to do.  `data` is what came with it, verbatim; `settings` the JSON
-    text of its client_settings.  `problem` is (code, message) when the task cannot be read.
+    text of its client_settings or parameters.  `problem` is (code, message) when the task cannot be read.
     """
 
     correlation_id: str
@@ -101,6 +101,8 @@ class Dialect(Protocol):
     def send_update(self, result: Result) -> None: ...
 
     def send_validation(self, result: Result) -> None: ...
+
+    def send_prediction(self, result: Result) -> None: ...
 
     def tell_status(self, text: str, *, audit: bool) -> None:
         """A line for the people who watch the combiner.  Nothing waits for it, nothing depends on it."""

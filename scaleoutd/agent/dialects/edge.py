@@ -12,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -38,7 +40,15 @@ TRANSFER_TIMEOUT_S = 120.0
 SLOWEST_BYTES_PER_S = 64 * 1024
 LONGEST_TRANSFER_S = 6 * 3600.0
 
-TASK_OF_TYPE: dict[str, Task] = {"Scaleout_ModelUpdate": "train", "Scaleout_Validation": "validate"}
+TASK_OF_TYPE: dict[str, Task] = {
+    "Scaleout_ModelUpdate": "train",
+    "Scaleout_Validation": "validate",
+    "Scaleout_Inference": "predict",
+}
+SETTINGS_KEY: dict[Task, str] = {"train": "client_settings", "validate": "client_settings", "predict": "parameters"}
+PREDICTION_KEY = "prediction"
+# Of the ids of predictions: one task has one, however often it is sent.
+PREDICTIONS = uuid.UUID("6f0c6f3a-6a1c-4f57-9d0e-5b7a4c1f2e90")
 STOPPING = ("INTERRUPTED", "TIMEOUT")
 
 _NOBODY_KNOWS = {
@@ -239,6 +249,34 @@ class Edge:
         message.timestamp.GetCurrentTime()
         self._call(methods.SEND_MODEL_VALIDATION, message, CALL_TIMEOUT_S)
 
+    def send_prediction(self, result: Result) -> None:
+        """One record on a stream of its own, which stays open until the combiner has acknowledged it."""
+        task = result.directive
+        record = edge.InferenceResult(
+            inference_result_id=str(uuid.uuid5(PREDICTIONS, task.correlation_id)),
+            node_id=self._client_id,
+            key=PREDICTION_KEY,
+            payload=result.body,
+            inference_id=task.correlation_id,
+            model_id=task.model_id,
+        )
+        record.timestamp.GetCurrentTime()
+        over = threading.Event()
+        method = methods.STREAM_INFERENCE_RESULT.name
+        try:
+            call = self._stubs[method](_then_wait(record, over), timeout=CALL_TIMEOUT_S, metadata=self._metadata())
+            for answer in call:
+                if record.inference_result_id in answer.record_ids:
+                    call.cancel()
+                    return
+        except grpc.RpcError as exc:
+            raise self._error(method, exc) from exc
+        except ValueError as exc:
+            raise TransportError(f"cannot call {method}: the connection is closed") from exc
+        finally:
+            over.set()
+        raise TransportError("cannot deliver the prediction: the combiner ended the stream without acknowledging it")
+
     def tell_status(self, text: str, *, audit: bool) -> None:
         if not self._status_reporting:
             return
@@ -300,7 +338,7 @@ def directive_of(task: edge.TaskRequest) -> Directive:
             problem = ("task-unknown", f"cannot do the task: type {task.type[:64]!r} is not known here")
         else:
             try:
-                settings = _settings_of(task.data)
+                settings = _settings_of(task.data, SETTINGS_KEY[kind])
             except FormatError as exc:
                 problem = ("settings-denied", exc.message)
     return Directive(
@@ -317,12 +355,17 @@ def directive_of(task: edge.TaskRequest) -> Directive:
     )
 
 
-def _settings_of(data: str) -> str:
-    """The JSON text of `client_settings`, "" when there are none."""
+def _then_wait(record: edge.InferenceResult, over: threading.Event) -> Iterator[edge.InferenceResult]:
+    yield record
+    over.wait(CALL_TIMEOUT_S)
+
+
+def _settings_of(data: str, key: str) -> str:
+    """The JSON text of `key`, "" when there are none."""
     if not data:
         return ""
     value = strictjson.parse(data.encode(), max_bytes=MAX_DATA_BYTES, allow_floats=True, what="the task's data")
-    settings = value.get("client_settings") if isinstance(value, dict) else None
+    settings = value.get(key) if isinstance(value, dict) else None
     return json.dumps(settings, ensure_ascii=False, sort_keys=True) if settings else ""
 
 
