@@ -23,10 +23,12 @@ demo: setup
 
 test: setup
 	@tools/setup.sh official
+	@tools/setup.sh system
 	@$(PYTEST) tests
 
 test-full: setup
 	@tools/setup.sh official
+	@tools/setup.sh system
 	@TEST_SCALE=$${TEST_SCALE:-10} $(PYTEST) --timeout=3600 tests
 
 lint: setup

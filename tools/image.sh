@@ -145,10 +145,14 @@ make_machine() {
     mkdir "$to"
     uncompressed "$root/boot/vmlinuz-$version" "$to/vmlinux"
     make_initrd "$root" "$version" "$to/initrd"
-    mke2fs -q -t ext4 -E lazy_itable_init=1,root_owner=0:0 -L root -d "$root" "$to/root.img" \
-        "$(($(du -sm "$root" | cut -f1) * 12 / 10 + 2048))M"
+    mke2fs -q -F -t ext4 -E lazy_itable_init=1,root_owner=0:0 -L root -d "$root" "$to/root.img" \
+        "$(($(du -sm "$root" | cut -f1) * 12 / 10 + 2048))M" >&2
     mv "$to" "$image/machine"
 }
+
+# What other versions of this file made is given up after two weeks without use.
+touch -c "$image"
+find "$images" -mindepth 1 -maxdepth 1 -name '????????????????' -mtime +14 -exec rm -rf {} +
 
 if [ ! -d "$image/root" ]; then
     echo "image: making $image (once; about half a minute)" >&2

@@ -1,15 +1,17 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Makes .venv from hash-locked requirements; with "official" what only the tests need: .venv-official (the official client) and
-# .venv-steps (its library beside the system's numpy and torch, for steps).  On Debian, as root, it first installs the packages
+# .venv-steps (its library beside the system's numpy and torch, for steps); with "system" what the booted tests need: systemd-nspawn,
+# QEMU and the cached image that both start (tools/image.sh, about a minute the first time).  On Debian, as root, it first installs the packages
 # that a fresh machine lacks; as an ordinary user it prints the one line that root has to run.
 set -eu
 cd "$(dirname "$0")/.."
 
 needed="python3 python3-venv libseccomp2 jq sqlite3 ca-certificates"
-if [ "${1:-node}" = official ]; then
-    needed="$needed python3-numpy python3-torch python3-sklearn"
-fi
+case "${1:-node}" in
+official) needed="$needed python3-numpy python3-torch python3-sklearn" ;;
+system) needed="$needed mmdebstrap systemd-container qemu-system-x86 e2fsprogs cpio lz4 zstd" ;;
+esac
 
 missing=
 if command -v dpkg-query >/dev/null; then
@@ -56,6 +58,9 @@ case "${1:-node}" in
 official)
     environment .venv-official requirements/official.txt
     environment .venv-steps requirements/steps.txt --system-site-packages
+    ;;
+system)
+    "$PYTHON" -m tests.system.image
     ;;
 *)
     environment .venv requirements/dev.txt

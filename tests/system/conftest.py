@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.system.container import Container
-from tests.system.image import missing_for_container
+from tests.system.image import missing_for_container, missing_for_machine
+from tests.system.machine import Machine
+
+BOOTED = "booted"
 
 
 @pytest.fixture(scope="module")
@@ -18,3 +21,29 @@ def container() -> Iterator[Container]:
         pytest.skip(reason)
     with Container() as guest:
         yield guest
+
+
+@pytest.fixture(scope="session")
+def booted_machine() -> Iterator[Callable[[], Machine]]:
+    """The session's machine in the state in which it came up; a new one where a test has ended it."""
+    if reason := missing_for_machine():
+        pytest.skip(reason)
+    machines: list[Machine] = []
+
+    def booted() -> Machine:
+        if not machines or machines[-1].ended:
+            machines.append(Machine())
+            machines[-1].keep(BOOTED)
+        else:
+            machines[-1].back_to(BOOTED)
+        return machines[-1]
+
+    yield booted
+    for guest in machines:
+        guest.close()
+
+
+@pytest.fixture(scope="module")
+def machine(booted_machine: Callable[[], Machine]) -> Machine:
+    """A booted machine with Debian's kernel, as new for each module: no network, nothing of the project installed."""
+    return booted_machine()

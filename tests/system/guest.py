@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shlex
 import socket
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.system.folder import GuestFolder
 from tests.system.inside import CHUNK_BYTES, EXIT, HELLO, RUN, Frames, frame
 from tests.system.process import GuestGone, Process, Ran
 
@@ -30,19 +32,21 @@ class Guest:
 
     patience = 1.0  # how much longer everything may take than on the machine itself
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder  # of the host
+    def __init__(self) -> None:
+        self._own = GuestFolder()
+        self.folder = self._own.path  # of the host
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(folder / "line"))
+        self._listener.bind(str(self.folder / "line"))
         self._listener.listen(1)
         self._line: socket.socket | None = None
         self._sending = threading.Lock()
         self._changed = threading.Condition()
         self._ready = 0  # how often the guest has said hello: one more after each reboot
         self._processes: dict[int, Process] = {}
+        self._frames = Frames()
         self._last_number = 0
         self.ended = False
-        threading.Thread(target=self._listen, daemon=True, name=f"guest {folder.name}").start()
+        threading.Thread(target=self._listen, daemon=True, name=self.folder.name).start()
 
     # The line
 
@@ -54,10 +58,10 @@ class Guest:
                 return
             self._line = line
             self._read(line)
-            self._lose()
+            self.forget()
 
     def _read(self, line: socket.socket) -> None:
-        frames = Frames()
+        self._frames = Frames()
         while True:
             try:
                 data = line.recv(CHUNK_BYTES * 4)
@@ -65,9 +69,9 @@ class Guest:
                 return
             if not data:
                 return
-            for kind, number, body in frames.feed(data):
+            for kind, number, body in self._frames.feed(data):
                 if kind == HELLO:
-                    self._lose()
+                    self.forget()
                     with self._changed:
                         self._ready += 1
                         self._changed.notify_all()
@@ -76,7 +80,8 @@ class Guest:
                         del self._processes[number]
                     process.happened(kind, body)
 
-    def _lose(self) -> None:
+    def forget(self) -> None:
+        """Ends the wait for what was running: the guest knows nothing of it any more."""
         for number in list(self._processes):
             self._processes.pop(number).lost()
 
@@ -85,7 +90,7 @@ class Guest:
         with self._changed:
             self.ended = True
             self._changed.notify_all()
-        self._lose()
+        self.forget()
 
     def send(self, kind: bytes, number: int, body: bytes = b"") -> None:
         line = self._line
@@ -243,22 +248,53 @@ class Guest:
         """Where the journal is now."""
         return self.run(["journalctl", "-n", "0", "--show-cursor", "-q"]).stdout.split("-- cursor: ")[1].strip()
 
-    # Its life, which the kinds of guest know
+    # Its life
+
+    def boot(self, *argv: str) -> None:
+        """Starts the program that is the guest, which dies with this process, and waits until the guest is up."""
+        with open(self.folder / "host", "wb") as told:
+            self._process = subprocess.Popen(
+                ["setpriv", "--pdeathsig=KILL", *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=told,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": str(self.folder)},  # where QEMU's snapshot lies
+            )
+        threading.Thread(target=self._watch, daemon=True, name=f"{self.folder.name} end").start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.close()
+            raise
+
+    def _watch(self) -> None:
+        self._process.wait()
+        self.lose()
+
+    def pid(self) -> int:
+        """The process of the host that is the guest's outermost."""
+        return self._process.pid
 
     def console(self) -> str:
-        """What the guest printed on its console."""
-        path = self.folder / "console"
-        return path.read_text(errors="replace") if path.exists() else ""
+        """What the guest printed on its console, and what started it on its streams."""
+        paths = [self.folder / name for name in ("host", "console")]
+        return "".join(path.read_text(errors="replace") for path in paths if path.exists())
 
     def reboot(self) -> None:
         """Reboots in order and waits until it is up again."""
-        raise NotImplementedError
+        boots = self._ready
+        self.start("systemctl reboot")
+        self.wait_ready(boots + 1)
 
     def close(self) -> None:
+        """Ends the guest and removes what it was."""
         self.ended = True
         self._listener.close()
         if self._line:
             self._line.close()
+        self._process.kill()
+        self._process.wait()
+        self._own.remove()
 
     def __enter__(self) -> Self:
         return self

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The root image of the booted tests (tools/image.sh makes and caches it), and what is put into a guest before it boots.
 
-`missing_*` say in one line why guests cannot be booted here; the fixtures print it as the reason of what did not run.
+`missing_*` say in one line why guests cannot be booted here; the fixtures print it as the reason of what did not run.  Run as a
+program (tools/setup.sh system) it makes the image before the tests, so that no test's time has that in it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +22,8 @@ LINE_UNIT = """\
 Description=the line to the tests
 DefaultDependencies=no
 After=basic.target dbus.socket
+Wants={device}
+After={device}
 Conflicts=shutdown.target
 Before=shutdown.target
 [Service]
@@ -62,13 +66,13 @@ def missing(*programs: str) -> str:
     return ""
 
 
-def seed(root: Path, programs: Mapping[str, str] | None = None) -> None:
+def seed(root: Path, programs: Mapping[str, str] | None = None, device: str = "") -> None:
     """Puts the line to the tests, and programs by path, into the folder that lies over the guest's root."""
     units = root / "etc/systemd/system"
     for folder in (units / "multi-user.target.wants", root / "usr/local/lib"):
         folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(inside.__file__, root / "usr/local/lib/guest.py")
-    (units / "guest.service").write_text(LINE_UNIT)
+    (units / "guest.service").write_text(LINE_UNIT.format(device=device))
     (units / "multi-user.target.wants/guest.service").symlink_to("../guest.service")
     for name, text in (programs or {}).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -76,3 +80,16 @@ def seed(root: Path, programs: Mapping[str, str] | None = None) -> None:
     for path in root.rglob("*"):
         if not path.is_symlink():
             path.chmod(0o755 if path.is_dir() or str(path.relative_to(root)) in (programs or {}) else 0o644)
+
+
+def main() -> None:
+    if reason := missing_for_machine() or missing_for_container():
+        print(f"setup: {reason}")
+        return
+    start_s = time.monotonic()
+    folder = image(machine=True)
+    print(f"setup: image of the booted tests in {time.monotonic() - start_s:.1f} s: {folder}")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.container import remove_left
+from tests.system.folder import remove_left
 from tests.system.guest import Guest
 from tests.system.image import TREE
 
@@ -98,7 +98,7 @@ def test_it_reboots_and_keeps_its_files(container: Guest) -> None:
 
 
 def test_nothing_of_it_outlives_a_session_that_is_killed(container: Guest) -> None:
-    hold = "from tests.system.container import Container; g = Container(); print(g.folder, g._process.pid, flush=True); input()"
+    hold = "from tests.system.container import Container; g = Container(); print(g.folder, g.pid(), flush=True); input()"
     with subprocess.Popen(
         [sys.executable, "-c", hold], cwd=TREE, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as session:
