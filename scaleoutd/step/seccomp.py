@@ -45,7 +45,7 @@ class Filters:
 
 
 def load(folder: str = FOLDER) -> Filters:
-    """Reads and checks the filters; KernelSupportError for a machine without one, LaunchError for altered bytes."""
+    """Reads and checks the filters; KernelSupportError for a machine without one, LaunchError for missing or altered bytes."""
     machine = syscalls.machine()
     index = strictjson.parse(_read(folder, "filters.json"), max_bytes=64 * 1024, what="filters.json")
     if machine not in index["notified"]:
@@ -59,8 +59,13 @@ def load(folder: str = FOLDER) -> Filters:
 
 
 def _read(folder: str, name: str) -> bytes:
-    with open(os.path.join(folder, name), "rb") as file:
-        return file.read()
+    try:
+        with open(os.path.join(folder, name), "rb") as file:
+            return file.read()
+    except OSError as exc:
+        raise LaunchError(
+            f"cannot load the filter {name}: {exc.strerror} ({folder})", hint="Install the package again: it is incomplete."
+        ) from exc
 
 
 def _checked(folder: str, name: str, index: dict[str, dict[str, str]]) -> tuple[bytes, str]:
