@@ -16,15 +16,14 @@ import socket
 import subprocess
 import tarfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from tests.system.folder import GuestFolder
+from tests.system.image import run_inside
 from tests.system.inside import CHUNK_BYTES, EXIT, HELLO, RUN, Frames, frame
 from tests.system.process import GuestGone, Process, Ran
-
-UNIT_WAIT = (Path(__file__).parent / "unit_wait.py").read_text()
 
 
 class Guest:
@@ -120,14 +119,17 @@ class Guest:
         user: str = "",
         env: Mapping[str, str] | None = None,
         stdin: bytes | None = b"",
+        sink: Callable[[bytes], None] | None = None,
     ) -> Process:
-        """Starts a command: a string for bash, or a program and its arguments.  With stdin None its input stays open."""
+        """Starts a command: a string for bash, or a program and its arguments.  With stdin None its input stays open; a sink
+        takes its output as it comes."""
         argv = ["/bin/bash", "-c", command] if isinstance(command, str) else list(command)
+        shown = command if isinstance(command, str) else shlex.join(command)
         asked = {"argv": argv, "cwd": cwd, "user": user, "env": dict(env or {})}
         with self._changed:
             self._last_number += 1
             number = self._last_number
-        process = self._processes[number] = Process(self, number, command if isinstance(command, str) else shlex.join(command))
+        process = self._processes[number] = Process(self, number, shown, sink)
         self.send(RUN, number, json.dumps(asked).encode())
         if stdin is not None:
             process.send(stdin)
@@ -160,6 +162,12 @@ class Guest:
     def python(self, text: str, *arguments: str, check: bool = True, timeout_s: float = 60, user: str = "") -> Ran:
         """Runs Python text by the guest's own interpreter."""
         return self.run(["/usr/bin/python3", "-IBc", text, *arguments], check=check, timeout_s=timeout_s, user=user)
+
+    def start_own(
+        self, module: str, *arguments: str, stdin: bytes | None = b"", sink: Callable[[bytes], None] | None = None
+    ) -> Process:
+        """Starts one of our own programs that are in every guest (image.INSIDE)."""
+        return self.start(["/usr/bin/python3", "-IBc", run_inside(module), *arguments], stdin=stdin, sink=sink)
 
     # Files
 
@@ -231,7 +239,7 @@ class Guest:
     def wait_units(self, unit: str, condition: str, *, timeout_s: float = 60) -> dict[str, str]:
         """Waits for `PROPERTY|PROPERTY=REGEX|REGEX` of a unit, asked again each time PID 1 says that something changed."""
         names, values = condition.split("=", 1)
-        ran = self.python(UNIT_WAIT, unit, names, values, str(self.patience * timeout_s), check=False, timeout_s=timeout_s + 10)
+        ran = self.start_own("unit_wait", unit, names, values, str(self.patience * timeout_s)).wait(timeout_s + 10)
         assert ran.status == 0, f"{unit} has not come to {condition}:\n{ran.told}\n{self.journal(unit)[-4000:]}"
         return dict(line.split("=", 1) for line in ran.stdout.splitlines() if "=" in line)
 

@@ -14,9 +14,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.system import inside
-
 TREE = Path(__file__).resolve().parent.parent.parent
+OWN = "usr/local/lib/guest"  # of the guest: the few modules of ours in it, as the package they are here
+INSIDE = ("inside", "forward", "unit_wait")
 LINE_UNIT = """\
 [Unit]
 Description=the line to the tests
@@ -27,7 +27,7 @@ After={device}
 Conflicts=shutdown.target
 Before=shutdown.target
 [Service]
-ExecStart=/usr/bin/python3 -I -B /usr/local/lib/guest.py
+ExecStart=/usr/bin/python3 -I -B -c "{program}"
 Restart=no
 TasksMax=infinity
 LimitNOFILE=65536
@@ -66,13 +66,22 @@ def missing(*programs: str) -> str:
     return ""
 
 
+def run_inside(module: str) -> str:
+    """The text that runs one of our modules in the guest, for python -c."""
+    return f"import sys; sys.path.insert(0, '/{OWN}'); from tests.system.{module} import main; main()"
+
+
 def seed(root: Path, programs: Mapping[str, str] | None = None, device: str = "") -> None:
     """Puts the line to the tests, and programs by path, into the folder that lies over the guest's root."""
     units = root / "etc/systemd/system"
-    for folder in (units / "multi-user.target.wants", root / "usr/local/lib"):
+    package = root / OWN / "tests/system"
+    for folder in (units / "multi-user.target.wants", package):
         folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(inside.__file__, root / "usr/local/lib/guest.py")
-    (units / "guest.service").write_text(LINE_UNIT.format(device=device))
+    for path in (package.parent / "__init__.py", package / "__init__.py"):
+        path.touch()
+    for module in INSIDE:
+        shutil.copyfile(TREE / f"tests/system/{module}.py", package / f"{module}.py")
+    (units / "guest.service").write_text(LINE_UNIT.format(device=device, program=run_inside("inside")))
     (units / "multi-user.target.wants/guest.service").symlink_to("../guest.service")
     for name, text in (programs or {}).items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -206,7 +206,3 @@ def main() -> None:
     else:
         line = os.open(PORT, os.O_RDWR)
     Inside(line).serve()
-
-
-if __name__ == "__main__":
-    main()

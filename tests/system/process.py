@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,16 +48,20 @@ class Ran:
 class Process:
     """A command that goes on in the guest."""
 
-    def __init__(self, guest: Line, number: int, shown: str) -> None:
+    def __init__(self, guest: Line, number: int, shown: str, sink: Callable[[bytes], None] | None = None) -> None:
         self._guest = guest
         self._number = number
         self._shown = shown
+        self._sink = sink  # takes the standard output instead of this object
         self._changed = threading.Condition()
         self._streams = {OUTPUT: bytearray(), ERROR: bytearray()}
         self._status: int | None = None
         self._gone = False
 
     def happened(self, kind: bytes, body: bytes) -> None:
+        if kind == OUTPUT and self._sink:
+            self._sink(body)
+            return
         with self._changed:
             if kind == EXIT:
                 self._status = int(body)
@@ -86,23 +91,20 @@ class Process:
         with self._changed:
             return self._streams[OUTPUT].decode(errors="replace")
 
-    def wait_for(self, pattern: str, timeout_s: float = 60) -> re.Match[str]:
-        """Waits until the output has a match of the regular expression."""
+    def wait_for(self, pattern: str, timeout_s: float = 60, *, errors: bool = False) -> re.Match[str]:
+        """Waits until its output, or its standard error, has a match of the regular expression."""
+        stream = self._streams[ERROR if errors else OUTPUT]
 
-        def found() -> bool:
-            return bool(re.search(pattern, self._streams[OUTPUT].decode(errors="replace"), re.MULTILINE))
+        def found() -> re.Match[str] | None:
+            return re.search(pattern, stream.decode(errors="replace"), re.MULTILINE)
 
         with self._changed:
             self._changed.wait_for(lambda: found() or self._over(), self._guest.patience * timeout_s)
-            text = self._streams[OUTPUT].decode(errors="replace")
-            match = re.search(pattern, text, re.MULTILINE)
-            if not match:
-                self._refuse_gone()
-                errors = self._streams[ERROR].decode(errors="replace")
-                raise AssertionError(
-                    f"{self._shown}: no {pattern!r} in its output (status {self._status}):\n{text[-4000:]}{errors[-2000:]}"
-                )
-            return match
+            if match := found():
+                return match
+            self._refuse_gone()
+            told = b"".join(self._streams.values()).decode(errors="replace")
+            raise AssertionError(f"{self._shown}: no {pattern!r} in what it printed (status {self._status}):\n{told[-6000:]}")
 
     def wait(self, timeout_s: float = 60) -> Ran:
         with self._changed:

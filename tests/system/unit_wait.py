@@ -25,7 +25,9 @@ def changes() -> socket.socket:
     return bus
 
 
-def main(unit: str, names: set[str], value: re.Pattern[str], end_s: float) -> None:
+def main() -> None:
+    unit, names, value, seconds = sys.argv[1], set(sys.argv[2].split("|")), re.compile(sys.argv[3]), float(sys.argv[4])
+    end_s = time.monotonic() + seconds
     bus = changes()
     while True:
         ask = ["systemctl", "show", unit, f"-p{','.join(names | SHOWN)}"]
@@ -43,6 +45,3 @@ def main(unit: str, names: set[str], value: re.Pattern[str], end_s: float) -> No
             bus = changes()  # PID 1 was executed anew
         except BlockingIOError:
             pass
-
-
-main(sys.argv[1], set(sys.argv[2].split("|")), re.compile(sys.argv[3]), time.monotonic() + float(sys.argv[4]))
