@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from scaleoutd.agent.dialects import Directive, Report
@@ -16,7 +17,8 @@ from scaleoutd.agent.spool import Spool, failure_response
 from scaleoutd.agent.telling import Telling
 from scaleoutd.agent.trail import Trail
 from scaleoutd.core import records
-from scaleoutd.errors import FormatError, ScaleoutError, StorageError
+from scaleoutd.core.settings import MAX_SETTINGS_BYTES
+from scaleoutd.errors import FormatError, PolicyDeniedError, ScaleoutError, StorageError
 from scaleoutd.ipc.messages import TaskOffer
 
 MAX_ID_CHARS = 256
@@ -28,9 +30,14 @@ class Intake:
     def __init__(self, spool: Spool, trail: Trail, log: Log, telling: Telling | None = None) -> None:
         self._spool, self._trail, self._log = spool, trail, log
         self._telling = telling or Telling(log)
+        self._hearing = threading.Lock()  # at a stop the farewell and a poll that is still under way both hear
 
     def heard(self, reports: list[Report]) -> None:
-        """The combiner has these reports; tasks that are done are over."""
+        """The combiner has these reports; tasks that are done are over, each once."""
+        with self._hearing:
+            self._heard(reports)
+
+    def _heard(self, reports: list[Report]) -> None:
         for report in reports:
             entry = self._spool.find(report.correlation_id)
             if entry is None or not report.done or entry.needs_worker or entry.active:
@@ -104,6 +111,13 @@ def _problem_of(directive: Directive, combiner: str) -> ScaleoutError | None:
     """Why a directive cannot be offered to the runner, None when it can."""
     if directive.stop:
         return None
+    settings_bytes = len(directive.settings.encode())
+    if settings_bytes > MAX_SETTINGS_BYTES:
+        return PolicyDeniedError(
+            f"cannot do the task: client_settings are {settings_bytes} bytes, at most {MAX_SETTINGS_BYTES} are taken",
+            code="settings-denied",
+            hint="Settings are for parameters; put what is larger into the model or the project.",
+        )
     if directive.problem:
         code, message = directive.problem
         return FormatError(message, code=code)

@@ -33,6 +33,8 @@ MAX_PEM_BYTES = 1024 * 1024
 # X509_V_ERR_* of OpenSSL's x509_vfy.h.
 _EXPIRED = {9, 10, 13, 14}
 _NAME = {62, 63, 64}
+# What OpenSSL makes of a first answer that is no TLS record: an HTTP/2 SETTINGS frame, an HTTP/1 status line.
+_NO_TLS = {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
 
 
 @dataclass(frozen=True)
@@ -191,10 +193,13 @@ def handshake_error(exc: Exception, host: str, port: int) -> ScaleoutError:
     if isinstance(exc, TimeoutError):
         return TransportError(f"cannot shake hands with {where}: no answer in time", code="tls-failed")
     reason = (exc.reason if isinstance(exc, ssl.SSLError) else None) or str(exc)
-    hint = "The server must speak TLS 1.3."
-    if reason == "WRONG_VERSION_NUMBER":
-        hint = "Is this a plaintext port? The server must speak TLS 1.3."
-    return TransportError(f"cannot shake hands with {where}: {reason}", code="tls-failed", hint=hint)
+    if reason in _NO_TLS:
+        return TransportError(
+            f"cannot shake hands with {where}: it answered in plaintext, expected TLS 1.3",
+            code="tls-required",
+            hint="Name the server's TLS port, or have TLS switched on there; nothing was sent but the handshake.",
+        )
+    return TransportError(f"cannot shake hands with {where}: {reason}", code="tls-failed", hint="The server must speak TLS 1.3.")
 
 
 def early_end_error(exc: Exception | None, where: str, has_certificate: bool) -> ScaleoutError:

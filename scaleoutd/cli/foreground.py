@@ -61,6 +61,10 @@ def default_state(name: str) -> Path:
     return Path(base) / "scaleoutd" / name
 
 
+def _printed(log: Path) -> str:
+    return f"What it printed is in {log}" if log.stat().st_size else "It printed nothing."
+
+
 def _warn_of(room: str, text: str) -> None:
     """What the runner found out about the sandbox; the others' words are for the log."""
     for line in text.splitlines() if room == "runner" else ():
@@ -184,6 +188,6 @@ class Node:
         if ended.code:
             log = self._folders.runner / "output" / f"{ended.run}.log"
             ran = ended.code.startswith(("step-", "limit-")) and log.exists()
-            fail(ended.message, ended.code, f"What it printed is in {log}" if ran else ended.hint)
+            fail(ended.message, ended.code, _printed(log) if ran else ended.hint)
             self.told.add(ended.message)
         self._witness.ended(ended)

@@ -23,10 +23,12 @@ from scaleoutd.cli.development import DevelopmentSigner
 from scaleoutd.cli.foreground import Folders, Node, default_state
 from scaleoutd.cli.startoptions import NUMPY_HELPER, StartOptions, parse_data_sets
 from scaleoutd.cli.terminal import say, warn
+from scaleoutd.cli.workplace import LedgerDoor, ledger_room
 from scaleoutd.core.policy import Policy, development_policy, parse_policy_yaml
 from scaleoutd.core.project import PROJECT_FILE, importer_refusal, parse_project
 from scaleoutd.durable import storage_errors
-from scaleoutd.errors import ConfigError, CredentialError
+from scaleoutd.errors import ConfigError, CredentialError, ScaleoutError
+from scaleoutd.ipc.ledger_client import LedgerClient
 
 __all__ = ["development_python", "find_project", "node_policy_of", "parse_data_sets", "start_node"]
 
@@ -113,14 +115,10 @@ def start_node(options: StartOptions) -> int:
         warn(line)
     policy, signer = node_policy_of(options.project, options.policy, options.data_sets)
     policy = _with_helper(policy, options, signer is not None)
-    if policy.client_certificate == "required" and not (options.cert and options.key):
-        raise CredentialError(
-            "cannot start: mTLS is demanded and no client certificate was given",
-            code="client-certificate-missing",
-            hint="Give --cert and --key, or write `client_certificate: none` in the policy.",
-        )
     key = hashlib.sha256(f"{policy.project.path}\0{options.api_url}\0{options.client_id}".encode()).hexdigest()[:12]
     folders = Folders(options.state_dir or default_state(f"{policy.project.name}-{key}"))
+    if policy.client_certificate == "required" and not (options.cert and options.key):
+        raise _no_certificate(options, policy, folders)
     banner(options, policy, folders, signer)
     return Node(
         folders,
@@ -131,6 +129,27 @@ def start_node(options: StartOptions) -> int:
         compute_lock=options.compute_lock,
         on_event=_tell,
     ).run()
+
+
+def _no_certificate(options: StartOptions, policy: Policy, folders: Folders) -> CredentialError:
+    """The refusal, on record: the ledger alone is started for it."""
+    missing = " and ".join(flag for flag, given in (("--cert", options.cert), ("--key", options.key)) if not given)
+    error = CredentialError(
+        f"cannot start: the policy demands mTLS, expected --cert and --key, found no {missing}",
+        code="client-certificate-missing",
+        hint="Give --cert and --key, or write `client_certificate: none` in the policy.",
+    )
+    folders.make(policy)
+    rooms = ledger_room(folders)
+    try:
+        rooms.start()
+        ledger = LedgerClient(LedgerDoor(rooms), "cli")
+        ledger.record("connection-refused", combiner=options.api_url, code=error.code, message=error.message)
+    except ScaleoutError as exc:
+        warn(f"this refusal is not on record: {exc.message}")  # the start ends all the same
+    finally:
+        rooms.stop()
+    return error
 
 
 def agent_config(options: StartOptions, policy: Policy, folders: Folders, *, development: bool) -> AgentConfig:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,9 +55,17 @@ def failure_of(result: StepResult, plan: SandboxPlan) -> ScaleoutError | None:
     if result.code is not None:
         return from_code(result.code, f"cannot finish {task}: {egress.CAUSES.get(result.code, result.code)}")
     if result.ended == "signalled":
-        return from_code("step-killed", f"cannot finish {task}: it was ended by signal {result.signal}")
+        return from_code("step-killed", f"cannot finish {task}: it was ended by signal {_named(result.signal)}")
     return from_code(
         "step-failed",
         f"cannot finish {task}: `{' '.join(plan.command[:2])}` ended with status {result.exit_status}",
         "What it printed is in the output file of this run.",
     )
+
+
+def _named(number: int | None) -> str:
+    """`11 (SIGSEGV)`."""
+    try:
+        return f"{number} ({signal.Signals(number or 0).name})"
+    except ValueError:  # a real-time signal
+        return str(number)

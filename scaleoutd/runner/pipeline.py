@@ -34,7 +34,7 @@ from scaleoutd.runner.instances import Instance
 from scaleoutd.runner.link import Link
 from scaleoutd.runner.outbox import Outgoing
 from scaleoutd.runner.policyfile import read_policy
-from scaleoutd.runner.receive import IncomingModel, ReceivedModel
+from scaleoutd.runner.receive import IncomingModel, ReceivedModel, check_told
 from scaleoutd.runner.room import Room
 from scaleoutd.runner.rootfile import read_trust_root
 from scaleoutd.runner.runs import UNRECORDED, Run
@@ -48,6 +48,7 @@ REFUSALS = {
     "verify": "manifest-refused",
     "snapshot": "manifest-refused",
     "authorize": "task-denied",
+    "receive": "model-refused",
     "inspect": "model-refused",
     "gate": "output-refused",
 }
@@ -189,8 +190,9 @@ def receive(task: Task, grant: Grant) -> tuple[ReceivedModel, Path]:
     task.cleanup.callback(task.model.close)
     incoming = IncomingModel(room.state / "in")
     task.model.callback(incoming.close)
-    task.link.receive_model(task.run.name, max_bytes, incoming.take_writer(), max_is_space=space < grant.model.max_bytes)
+    told = task.link.receive_model(task.run.name, max_bytes, incoming.take_writer(), max_is_space=space < grant.model.max_bytes)
     model = incoming.seal(max_bytes)
+    check_told(model, told.size_bytes, told.sha256)
     room.last_model = (session, model.size_bytes)
     with storage_errors("make the folder of a model"):
         folder.mkdir(mode=0o755)

@@ -7,7 +7,8 @@ Rules (open(2) O_TMPFILE, fcntl(2) F_SETLEASE, linkat(2)):
   2. The agent gets a descriptor that can only write.
   3. It is hashed after a read lease was granted.  The kernel grants one only when no descriptor and no mapping anywhere
      can write the file: what was hashed cannot change any more, a taken agent included.
-  4. The link to its name is made by the runner itself; nothing is copied.
+  4. What the agent says it wrote must be what was hashed: else the disk, the agent or the way between them is not to be trusted.
+  5. The link to its name is made by the runner itself; nothing is copied.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scaleoutd.durable import storage_errors
-from scaleoutd.errors import LimitExceededError, PeerError, StorageError
+from scaleoutd.errors import LimitExceededError, PeerError, StorageError, TransportError
 
 BUFFER_BYTES = 1 << 20
 LEASE_WAIT_S = 5.0
@@ -34,6 +35,17 @@ class ReceivedModel:
     descriptor: int
     size_bytes: int
     sha256: str
+
+
+def check_told(model: ReceivedModel, size_bytes: int, sha256: str) -> None:
+    """TransportError `download-corrupt` unless the agent's own count of what it wrote is what was hashed here."""
+    if (model.size_bytes, model.sha256) != (size_bytes, sha256):
+        raise TransportError(
+            f"cannot take the model: expected {size_bytes} bytes, sha256 {sha256}, as the agent says it wrote; found"
+            f" {model.size_bytes} bytes, sha256 {model.sha256}",
+            code="download-corrupt",
+            hint="Look at the disk that holds the runner's state (`journalctl -k`); else the agent is not to be trusted.",
+        )
 
 
 class IncomingModel:

@@ -35,7 +35,7 @@ CASES = {
     "API for another host": Case("tls-server-name", {"rest_certificate": "wrong-host"}),
     "combiner for another host": Case("tls-server-name", {"grpc_certificate": "wrong-host"}),
     "API in plaintext": Case("tls-required", {"rest_plaintext": True}, ends=True),
-    "combiner in plaintext": Case("tls-failed", {"grpc_plaintext": True}),
+    "combiner in plaintext": Case("tls-required", {"grpc_plaintext": True}),
     "combiner that asks for plaintext": Case("tls-required", grpc_secure=False),
 }
 
@@ -102,4 +102,6 @@ def test_without_a_client_certificate_a_node_with_a_policy_does_not_start(missin
         assert node.process.wait(20) == 77
         node.wait_for("client-certificate-missing", 1)
         assert not combiner.board.rest_calls
-        assert not site.state.exists()
+        (refused,) = site.events("connection-refused")
+        assert (refused["code"], refused["combiner"]) == ("client-certificate-missing", combiner.api_url)
+        assert not site.events("agent-started", "runner-started"), "no other room was started"

@@ -106,7 +106,9 @@ def test_settings_that_are_too_large_fail_and_do_not_end_the_agent(combiner: Dev
     with Node(combiner, tmp_path) as node:
         node.wait_connected()
         done = node.wait_done(node.offer(client_settings={"blob": "x" * 3_000_000}))
-        assert (done.status, json.loads(done.response)["code"]) == ("FAILED", "record-invalid")
+        told = json.loads(done.response)
+        assert (done.status, told["code"]) == ("FAILED", "settings-denied")
+        assert "client_settings are 3000012 bytes, at most 32768" in told["message"]
         broken = node.wait_done(node.offer(data="{not json"))
         assert (broken.status, json.loads(broken.response)["code"]) == ("FAILED", "settings-denied")
         assert node.wait_done(node.offer()).status == "COMPLETED"

@@ -19,7 +19,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "combiner expired": ({"grpc_certificate": "expired"}, "tls-server-expired"),
     "API for another host": ({"rest_certificate": "wrong-host"}, "tls-server-name"),
     "combiner for another host": ({"grpc_certificate": "wrong-host"}, "tls-server-name"),
-    "combiner in plaintext": ({"grpc_plaintext": True}, "tls-failed"),
+    "combiner in plaintext": ({"grpc_plaintext": True}, "tls-required"),
 }
 
 

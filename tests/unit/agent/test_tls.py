@@ -80,8 +80,8 @@ def test_a_server_that_speaks_tls_1_2_at_most(pki: Pki) -> None:
 def test_a_plaintext_server(pki: Pki) -> None:
     with TlsServer(None, lambda connection: connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")) as server:
         error = refusal(Tls(pki.files()), server.port)
-        assert error.code == "tls-failed"
-        assert "plaintext" in error.hint
+        assert error.code == "tls-required"
+        assert "answered in plaintext, expected TLS 1.3" in error.message
 
 
 def test_a_server_that_hangs_up_in_the_handshake(pki: Pki) -> None:

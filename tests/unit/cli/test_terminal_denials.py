@@ -24,6 +24,10 @@ REQUESTS = (
 )  # fmt: skip
 TORCH_HUB = MINE + LIBRARY + "urllib.error.URLError: <urlopen error [Errno -2] Name or service not known>"
 DATASETS = MINE + LIBRARY + "ConnectionError: Couldn't reach 'mnist' on the Hub (LocalEntryNotFoundError)"
+HUGGING_FACE = MINE + LIBRARY + "OSError: We couldn't connect to 'https://huggingface.co' to load this file, couldn't find it"
+POSTGRES = MINE + 'psycopg2.OperationalError: connection to server on socket "/run/x" failed: No such file or directory'
+REFUSED = MINE + "ConnectionRefusedError: [Errno 111] Connection refused"
+CERTIFICATES = MINE + LIBRARY + "OSError: Could not find a suitable TLS CA certificate bundle, invalid path: /etc/ssl/certs/x.crt"
 SOCKET = MINE + "OSError: [Errno 97] Address family not supported by protocol"
 UNREACHABLE = MINE + "OSError: [Errno 101] Network is unreachable"
 NETWORK = "train.py:41 tried to open a network connection; this sandbox has no network"
@@ -40,8 +44,19 @@ def told(text: str, ended: TaskEnded | None = None) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     "text",
-    [URLLIB, REQUESTS, TORCH_HUB, DATASETS, SOCKET, UNREACHABLE],
-    ids=["urllib", "requests", "torch hub", "datasets", "socket", "unreachable"],
+    [URLLIB, REQUESTS, TORCH_HUB, DATASETS, HUGGING_FACE, POSTGRES, REFUSED, CERTIFICATES, SOCKET, UNREACHABLE],
+    ids=[
+        "urllib",
+        "requests",
+        "torch-hub",
+        "datasets",
+        "hugging-face",
+        "postgres",
+        "refused",
+        "certificates",
+        "socket",
+        "unreachable",
+    ],
 )
 def test_a_library_without_a_network(text: str) -> None:
     ((line, hint),) = told(text)
@@ -59,16 +74,98 @@ def test_pip_without_a_network_has_no_line_of_the_project() -> None:
     [
         ("OSError: [Errno 30] Read-only file system: '/project/cache'", "train.py:41 tried to write /project/cache; "),
         ("PermissionError: [Errno 13] Permission denied: '/etc/shadow'", "train.py:41 was denied /etc/shadow; "),
+        ("OSError: [Errno 30] Read-only file system: 'metrics.json'", "train.py:41 tried to write metrics.json; "),
+        ("PermissionError: [Errno 1] Operation not permitted", "train.py:41 asked for a right that no step has"),
         ("OSError: [Errno 28] No space left on device", "train.py:41 filled its space: /tmp holds 256 MiB"),
         ("ModuleNotFoundError: No module named 'torch'", "train.py:41 needs the package torch, and /opt/venv/bin/python has"),
         ("FileNotFoundError: [Errno 2] No such file or directory: '/home/x.csv'", "train.py:41 looked for /home/x.csv"),
+        (
+            "FileNotFoundError: [Errno 2] No such file or directory: 'data.csv'",
+            "train.py:41 looked for data.csv, which is not among",
+        ),
+        ("FileNotFoundError: [Errno 2] No such file or directory: '/dev/nvidia0'", "train.py:41 looked for /dev/nvidia0; "),
+        ("RuntimeError: No CUDA GPUs are available", "train.py:41 looked for a GPU; this sandbox has no device"),
         ("MemoryError", "train.py:41 asked for more memory than limits.memory_bytes"),
+        (
+            "numpy.core._exceptions._ArrayMemoryError: Unable to allocate 8.00 GiB for an array",
+            "train.py:41 asked for more memory",
+        ),
+        (
+            "RuntimeError: can't start new thread",
+            "train.py:41 could not start a process or thread more; limits.processes allows 256",
+        ),
+        (
+            "BlockingIOError: [Errno 11] Resource temporarily unavailable",
+            "train.py:41 could not start a process or thread more; ",
+        ),
+        (
+            "OSError: [Errno 24] Too many open files: '/dev/null'",
+            "train.py:41 opened too many files; limits.open_files allows 1024",
+        ),
+        ("OSError: [Errno 27] File too large", "train.py:41 wrote a file larger than limits.file_size_bytes allows (4 GiB)"),
+        ("EOFError: EOF when reading a line", "train.py:41 asked for a line from the keyboard"),
     ],
 )
 def test_other_walls_of_the_sandbox(text: str, expected: str) -> None:
     ((line, hint),) = told(MINE + text)
     assert line.startswith(expected)
     assert hint
+
+
+SPAWN = '  File "/usr/lib/python3.11/subprocess.py", line 1901, in _execute_child\n    raise child_exception_type(errno_num)\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MINE + SPAWN + "FileNotFoundError: [Errno 2] No such file or directory: 'nvidia-smi-9'",
+        "/bin/sh: 1: nvidia-smi-9: not found\n"
+        + MINE
+        + "subprocess.CalledProcessError: Command 'x' returned non-zero exit status 127.",
+        "bash: line 1: nvidia-smi-9: command not found\n" + MINE + "subprocess.CalledProcessError: Command 'x' returned 127.",
+    ],
+    ids=["subprocess", "sh", "bash"],
+)
+def test_a_program_that_is_not_there_is_no_missing_data(text: str) -> None:
+    ((line, hint),) = told(text)
+    assert line == "train.py:41 tried to start nvidia-smi-9, which is not in this sandbox"
+    assert "--data" not in hint
+
+
+def test_a_program_that_exists_outside_is_said_to() -> None:
+    ((line, _),) = told(MINE + SPAWN + "FileNotFoundError: [Errno 2] No such file or directory: 'sh'")
+    assert line.endswith("sh, which is not in this sandbox (it exists on this computer, outside the sandbox)")
+
+
+@pytest.mark.parametrize("path", ["/scratch/out/x.npz", "/tmp/of-the-run/x", "/in/other"])
+def test_a_file_missing_in_the_run_s_own_folders_is_the_script_s_matter(path: str) -> None:
+    assert told(MINE + f"FileNotFoundError: [Errno 2] No such file or directory: '{path}'") == []
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("limit-memory", "train came to its limit: limits.memory_bytes is 4 GiB"),
+        ("limit-wall-clock", "train came to its limit: limits.wall_clock_s is 1 h"),
+        ("limit-processes", "train came to its limit: limits.processes is 256"),
+    ],
+)
+def test_a_limit_is_told_with_its_value_and_where_it_is_raised(code: str, expected: str) -> None:
+    ((line, hint),) = told("epoch 1", TaskEnded("train", "r1", code))
+    assert line == expected
+    assert "a policy (--policy)" in hint
+
+
+def test_a_limit_that_the_traceback_has_told_is_not_told_again() -> None:
+    told_once = told(
+        MINE + "BlockingIOError: [Errno 11] Resource temporarily unavailable", TaskEnded("train", "r", "limit-processes")
+    )
+    assert len(told_once) == 1
+
+
+def test_a_prompt_before_a_traceback_does_not_hide_it() -> None:
+    ((line, _),) = told("name? " + MINE + "EOFError: EOF when reading a line")
+    assert line.startswith("train.py:41 ")
 
 
 def test_a_file_that_exists_outside_is_said_to(tmp_path: Path) -> None:

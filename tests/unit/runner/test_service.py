@@ -375,16 +375,26 @@ def test_a_model_whose_file_is_still_open_does_not_run(bench: Bench, monkeypatch
     assert bench.times_run("kept open") == 1
 
 
-def test_what_is_on_record_of_a_model_is_what_was_hashed_and_not_what_the_agent_says(bench: Bench) -> None:
+@pytest.mark.parametrize("lie", ["size", "digest"])
+def test_a_model_that_is_not_what_the_agent_says_does_not_run_and_both_digests_are_on_record(bench: Bench, lie: str) -> None:
+    true = hashlib.sha256(SEED).hexdigest()
     agent = bench.agent()
-    agent.offer("lies about the model")
+    agent.offer(f"lies about the {lie}")
     writer = agent.take_file()
     os.write(writer, SEED)
     os.close(writer)
-    agent.channel.tell(ModelReceived(1, DIGEST))
-    agent.released()
-    (event,) = [event for event in bench.recorded("model-received") if event["correlation_id"] == "lies about the model"]
-    assert event["sha256"] == hashlib.sha256(SEED).hexdigest()
+    agent.channel.tell(ModelReceived(1, true) if lie == "size" else ModelReceived(len(SEED), DIGEST))
+    with pytest.raises(ScaleoutError) as caught:
+        agent.released()
+    assert caught.value.code == "download-corrupt"
+    bench.settle()
+    for name in ("model-refused", "run-failed"):
+        (event,) = [event for event in bench.recorded(name) if event["correlation_id"] == f"lies about the {lie}"]
+        assert event["code"] == "download-corrupt" and true in event["message"]
+    assert bench.times_run(f"lies about the {lie}") == 0
+    bench.complete(f"tells the truth about the {lie}")
+    (event,) = [e for e in bench.recorded("model-received") if e["correlation_id"] == f"tells the truth about the {lie}"]
+    assert event["sha256"] == true
 
 
 def test_a_model_that_is_none_is_refused_before_anything_runs(bench: Bench) -> None:
