@@ -71,6 +71,7 @@ CODES: dict[str, str] = {
     "settings-denied": "client_settings do not match the schema of the policy",
     "run-repeated": "this correlation id was run before",
     "paused": "the node was paused by its administrator",
+    "command-refused": "the room does not take this command, or not now",
     "replaced": "a newer task took the place of this one",
     # sandbox
     "kernel-support": "the kernel or host cannot prove an outcome that the policy demands",
@@ -247,7 +248,7 @@ def _classes() -> dict[str, type[ScaleoutError]]:
         (
             PolicyDeniedError,
             "task-type-denied importer-project session-denied budget-exhausted model-format-denied settings-denied run-repeated"
-            " paused replaced",
+            " paused command-refused replaced",
         ),
         (KernelSupportError, "kernel-support namespaces-denied"),
         (LaunchError, "launch-failed step-unavailable"),

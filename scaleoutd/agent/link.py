@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from scaleoutd.agent.api import Api, Assignment, parse_origin
 from scaleoutd.agent.config import AgentConfig
 from scaleoutd.agent.dialects import Dialect
 from scaleoutd.agent.dialects.edge import Edge
+from scaleoutd.agent.handed import Handed
 from scaleoutd.agent.pump import Pump
 from scaleoutd.agent.tls import ClientFacts, PeerFacts, Tls, TlsFiles
 from scaleoutd.agent.tokencache import write_tokens
@@ -62,7 +63,8 @@ class Link:
             on_renewed=events.renewed,
             on_saved=self._put_in_cache,
         )
-        self._certificate: ClientFacts | None = None
+        self.certificate: ClientFacts | None = None
+        self._handed = Handed({})
         self.assignment: Assignment | None = None
 
     @property
@@ -96,6 +98,32 @@ class Link:
             raise
         return session
 
+    def reload(self, files: Mapping[str, int]) -> ClientFacts | None:
+        """Takes new certificates for connections from now on; raises, and changes nothing, when they cannot be used.
+
+        `files`: descriptors of credentials by name, else what is configured is read again.  Their bytes are kept in memory only.
+        """
+        handed = Handed(files)
+        try:
+            new = self.tls.replaced(handed.files(self.tls.files))
+            facts = new.check_dates()
+            new_api = None
+            if self._api_tls is not self.tls:
+                new_api = self._api_tls.replaced(replace(handed.files(self._api_tls.files), ca=self._api_tls.files.ca))
+        except BaseException:
+            handed.close()
+            raise
+        self.tls.adopt(new)
+        if new_api is not None:
+            self._api_tls.adopt(new_api)
+        if handed.any:
+            self._handed.close()
+            self._handed = handed
+        if facts is not None and facts != self.certificate:
+            self.certificate = facts
+            self._events.loaded(facts)
+        return facts
+
     def _load_certificate(self) -> None:
         try:
             self.tls.reload()
@@ -104,8 +132,8 @@ class Link:
         except ConfigError as exc:
             self._events.bad_pair(exc)  # the pair before it stays in use
         facts = self.tls.check_dates()
-        if facts is not None and facts != self._certificate:
-            self._certificate = facts
+        if facts is not None and facts != self.certificate:
+            self.certificate = facts
             self._events.loaded(facts)
 
     def _put_in_cache(self, tokens: Cached) -> None:

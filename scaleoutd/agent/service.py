@@ -17,6 +17,7 @@ Rules:
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from scaleoutd import __version__
 from scaleoutd.agent.backoff import Backoff
 from scaleoutd.agent.config import AgentConfig
+from scaleoutd.agent.control import AgentDesk
 from scaleoutd.agent.dialects import Dialect, Report
 from scaleoutd.agent.intake import Intake, kept
 from scaleoutd.agent.link import Link, LinkEvents
@@ -35,7 +37,9 @@ from scaleoutd.agent.tls import ClientFacts, PeerFacts
 from scaleoutd.agent.trail import Ledger, Trail
 from scaleoutd.agent.worker import Worker
 from scaleoutd.errors import ConfigError, CredentialError, ScaleoutError, StorageError, TransportError
+from scaleoutd.hold import HoldFile
 from scaleoutd.ipc.channel import Channel
+from scaleoutd.ipc.control import Control
 from scaleoutd.ipc.doors import ClientDoor
 from scaleoutd.ipc.ledger_client import LedgerClient
 
@@ -58,8 +62,18 @@ class LockedDoor:
             return self._door.connect(room, timeout_s)
 
 
-def run(config: AgentConfig, door: ClientDoor, log: Log, stop: threading.Event, ledger: Ledger | None = None) -> int:
-    """Serves until `stop` is set (status 0) or until nothing that can heal is left (the error's exit status)."""
+def run(
+    config: AgentConfig,
+    door: ClientDoor,
+    log: Log,
+    stop: threading.Event,
+    ledger: Ledger | None = None,
+    control: socket.socket | None = None,
+) -> int:
+    """Serves until `stop` is set (status 0) or until nothing that can heal is left (the error's exit status).
+
+    `control` is the listening socket for administrators (ipc/control.py).
+    """
     locked = LockedDoor(door)
     trail = Trail(ledger or LedgerClient(locked, "agent", retry_for_s=LEDGER_RETRY_S), log)
     status, reason = 1, "a bug"
@@ -75,7 +89,10 @@ def run(config: AgentConfig, door: ClientDoor, log: Log, stop: threading.Event, 
         pid=os.getpid(),
     )
     try:
-        status, reason = _agent(config, locked, trail, log, stop).run(), "stopped"
+        agent = _agent(config, locked, trail, log, stop)
+        if control is not None:
+            Control("agent", control, agent.desk(), lambda line: log.info("control", line)).start()
+        status, reason = agent.run(), "stopped"
     except ScaleoutError as exc:
         log.error("agent-stopped", exc)
         status, reason = exc.exit_status, exc.code
@@ -118,6 +135,9 @@ class Agent:
         self._intake = Intake(self.spool, trail, log, self._telling)
         self._refusal = ""
         self._fatal: ScaleoutError | None = None
+        self.hold = HoldFile(config.state)
+        self.trouble: ScaleoutError | None = None  # why there is no session
+        self.connected_ms = 0
 
     def run(self) -> int:
         self._take_up()
@@ -136,6 +156,26 @@ class Agent:
             raise self._fatal
         return 0
 
+    # --- for administrators (control.py) ----------------------------------------------------------------------
+
+    def desk(self) -> AgentDesk:
+        return AgentDesk(self, self._link, self._trail, self._log)
+
+    @property
+    def connected(self) -> bool:
+        return self._session is not None
+
+    def wake(self) -> None:
+        """Something to tell, or to do, may be there."""
+        self._tell.set()
+        self._worker.wake()
+
+    @property
+    def _at_rest(self) -> bool:
+        """Paused, and everything is ended and reported: the combiner hears a farewell and then nothing."""
+        hold = self.hold.now
+        return hold is not None and hold.kind == "pause" and not self.spool.entries()
+
     # --- session ----------------------------------------------------------------------------------------------
 
     def _keep_session(self) -> None:
@@ -153,7 +193,8 @@ class Agent:
                 session.close()
                 return
             backoff.reset()
-            self._refusal = ""
+            self._refusal, self.trouble = "", None
+            self.connected_ms = time.time_ns() // 1_000_000
             shown = "with its client certificate (mTLS)" if self._link.tls.has_certificate else "without a client certificate"
             who = f"{self._config.name} ({self._client_id()})" if self._config.name else self._client_id()
             self._log.info("connected", f"connected to combiner {self._link.where} as {who}, {shown}")
@@ -167,6 +208,7 @@ class Agent:
 
     def _refused(self, exc: ScaleoutError) -> bool:
         """Puts the refusal on record (each code once until it goes well again); False when waiting will not help."""
+        self.trouble = exc
         if exc.code != self._refusal:
             self._refusal = exc.code
             _note_refusal(self._trail, self._link.where, exc)
@@ -180,6 +222,7 @@ class Agent:
 
     def _close_session(self, reason: str) -> None:
         session, self._session = self._session, None
+        self.connected_ms = 0
         self._up.clear()
         if session is not None:
             self._trail.note("disconnected", combiner=self._link.where, reason=reason)
@@ -195,14 +238,20 @@ class Agent:
         return self._link.assignment.client_id if self._link.assignment else self._link.tokens.client_id
 
     def _heartbeat_loop(self) -> None:
-        failures = 0
+        failures, resting = 0, False
         while not self._stop.wait(self._config.heartbeat_interval_ms / 1000):
             session = self._session
             if session is None:
-                failures = 0
+                failures, resting = 0, False
                 continue
             try:
-                if session.was_cut():
+                if self._at_rest:
+                    if not resting:
+                        session.disconnect()
+                        resting = True
+                    continue
+                if session.was_cut() or resting:
+                    resting = False
                     session.connect()
                     self._log.info("connected", f"connected again to combiner {self._link.where}")
                     self._tell.set()
@@ -226,9 +275,12 @@ class Agent:
                 self._up.wait(5.0)
                 continue
             self._tell.clear()
+            if self._at_rest:
+                self._tell.wait()  # the end of the agent sets it too
+                continue
             reports = [entry.report() for entry in self.spool.entries()]
             try:
-                directives = session.poll(reports)
+                directives = session.poll(reports, take_tasks=self.hold.now is None)
             except ScaleoutError as exc:
                 self._log.warning("poll", exc)
                 self._stop.wait(backoff.next_s())

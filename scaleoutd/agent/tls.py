@@ -14,6 +14,7 @@ No HTTP CONNECT proxy yet: connections go straight to the host.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 import threading
@@ -90,6 +91,15 @@ class Tls:
         with self._lock:
             self._contexts = contexts
 
+    def replaced(self, files: TlsFiles) -> Tls:
+        """The same with other files, to be looked at before it is adopted; raises when they cannot be used."""
+        return Tls(files, self._now)
+
+    def adopt(self, other: Tls) -> None:
+        """Connections from now on are `other`'s."""
+        with self._lock:
+            self.files, self._contexts = other.files, other._contexts
+
     def context(self, alpn: Alpn) -> ssl.SSLContext:
         with self._lock:
             return self._contexts[alpn]
@@ -103,7 +113,7 @@ class Tls:
         first, last = certificate.not_before, certificate.not_after
         if not first <= now <= last:
             raise CredentialError(
-                f"cannot use the client certificate {self.files.certificate.name}: it is valid from {first:%Y-%m-%d %H:%M}"
+                f"cannot use the client certificate {_shown(self.files.certificate)}: it is valid from {first:%Y-%m-%d %H:%M}"
                 f" to {last:%Y-%m-%d %H:%M} UTC, now is {now:%Y-%m-%d %H:%M}",
                 code="client-certificate-invalid",
                 hint="Ask the CA for a new certificate, put it in place; it is read again at the next attempt.",
@@ -232,9 +242,9 @@ def _load_authority(context: ssl.SSLContext, files: TlsFiles) -> None:
     try:
         context.load_verify_locations(cadata=_read_pem(files.ca).decode("ascii"))
     except (ssl.SSLError, ValueError) as exc:
-        raise ConfigError(f"cannot use the CA file {files.ca.name}: it holds no PEM certificate ({exc})") from exc
+        raise ConfigError(f"cannot use the CA file {_shown(files.ca)}: it holds no PEM certificate ({exc})") from exc
     if not context.get_ca_certs():
-        raise ConfigError(f"cannot use the CA file {files.ca.name}: no certificate in it is a CA's")
+        raise ConfigError(f"cannot use the CA file {_shown(files.ca)}: no certificate in it is a CA's")
 
 
 def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
@@ -246,7 +256,7 @@ def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     except (ssl.SSLError, ValueError) as exc:
         reason = (exc.reason if isinstance(exc, ssl.SSLError) else None) or "no PEM, or a key with a password"
         raise ConfigError(
-            f"cannot use {certificate.name} with {key.name}: {reason}",
+            f"cannot use {_shown(certificate)} with {_shown(key)}: {reason}",
             code="client-certificate-invalid",
             hint="The key must be the certificate's own, in PEM without a password.",
         ) from exc
@@ -257,8 +267,15 @@ def _load_certificate(path: Path) -> CertificateFacts:
         return certificate_facts(first_of_pem(_read_pem(path)))
     except FormatError as exc:
         raise ConfigError(
-            f"cannot use the client certificate {path.name}: it is no PEM certificate", code="client-certificate-invalid"
+            f"cannot use the client certificate {_shown(path)}: it is no PEM certificate", code="client-certificate-invalid"
         ) from exc
+
+
+def _shown(path: Path) -> str:
+    """The name of a file for people; of a memory file (handed.py) the one it was made with."""
+    if path.parent != Path("/proc/self/fd"):
+        return path.name
+    return os.readlink(path).removeprefix("/memfd:").removesuffix(" (deleted)")
 
 
 def _read_pem(path: Path) -> bytes:

@@ -24,16 +24,20 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("demo", "A combiner, two nodes and three rounds on this machine."),
     "diff": ("diff", "Say what another manifest changes, with a fingerprint to read out."),
     "doctor": ("doctor", "Say whether this host can run a node, and what to do where it cannot."),
+    "drain": ("control", "Take no new task; end and deliver what was begun."),
     "explain": ("explain", "Say what a step will see, may do and may send."),
     "init": ("init", "Make a small project."),
     "keygen": ("keygen", "Make a signing key."),
+    "pause": ("control", "Let no run begin, over reboots too, until resume."),
+    "reload": ("control", "Have the rooms read certificates and policy again."),
+    "resume": ("control", "Take back pause and drain."),
     "run": ("run", "Run one step of the local project without a server."),
     "sign": ("sign", "Sign a project: every file, how it is run, and for how long."),
     "status": ("status", "Say how a node is: running, project, last task, errors, trail, disk."),
     "tasks": ("status", "List a node's tasks with their states."),
     "trust": ("trust", "Make the trust root of a node."),
-    "why": ("why", "Explain an error code: causes, what to do, the event that carries it."),
     "verify": ("sign", "Prove that a project is exactly what was signed."),
+    "why": ("why", "Explain an error code: causes, what to do, the event that carries it."),
 }
 
 

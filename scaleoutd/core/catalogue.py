@@ -254,8 +254,8 @@ EVENTS: tuple[EventType, ...] = (
     _event("cli", "key-made", SET_UP, "A signing key was made.", "keyid", "algorithm file operator development:flag"),
     _event("cli", "project-signed", COMPLIANCE, "A project was signed.", "project manifest_version manifest_sha256 keyid",
            "operator files:natural changed:texts development:flag"),
-    _event("cli runner", "operator-command", COMMAND, "A person commanded the node.", "command", "arguments:texts operator reason"
-           " exit_status:natural peer_uid:natural"),
+    _event("cli runner agent", "operator-command", COMMAND, "A person commanded the node.", "command",
+           "arguments:texts operator reason exit_status:natural peer_uid:natural"),
 )
 
 # fmt: on

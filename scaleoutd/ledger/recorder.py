@@ -83,6 +83,11 @@ class Recorder:
         return self._tree.size
 
     @property
+    def signed(self) -> int:
+        """Events under the last checkpoint."""
+        return self._checkpoints.size
+
+    @property
     def _closing(self) -> bool:
         """The certificate of the next key is the last event of a segment: nothing more may go into it."""
         return self._last_type == "epoch-key-made" and self._tree.size > 1

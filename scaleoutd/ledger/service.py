@@ -25,9 +25,11 @@ from scaleoutd import __version__
 from scaleoutd.durable import hold_folder, make_private_folder
 from scaleoutd.errors import LedgerError, PeerError, ScaleoutError
 from scaleoutd.ipc.channel import PROTOCOL, Channel, Hello, Refused
+from scaleoutd.ipc.control import Control
 from scaleoutd.ipc.doors import ServerDoor
 from scaleoutd.ipc.messages import Append, AskFloors, Floors, Recorded
 from scaleoutd.ledger.config import LedgerConfig
+from scaleoutd.ledger.control import LedgerDesk
 from scaleoutd.ledger.recorder import Clock, Recorder, Request
 
 LOG = logging.getLogger("scaleoutd.ledger")
@@ -48,14 +50,19 @@ class _Client:
     greeted: bool = False
 
 
-def run(door: ReadyServerDoor, config: LedgerConfig, clock: Clock) -> None:
-    """Serves until the door closes or SIGTERM; ScaleoutError when the ledger cannot go on."""
+def run(door: ReadyServerDoor, config: LedgerConfig, clock: Clock, control: socket.socket | None = None) -> None:
+    """Serves until the door closes or SIGTERM; ScaleoutError when the ledger cannot go on.
+
+    `control` is the listening socket for administrators (ipc/control.py).
+    """
     if not config.folder.is_dir():
         make_private_folder(config.folder)  # a service manager's own folder keeps the mode it was given, for its readers
     lock = hold_folder(config.folder, "ledger", config.lock_wait_s)
     try:
         with _Stop() as stop:
             recorder = Recorder(config, clock, os.geteuid())
+            if control is not None:
+                Control("ledger", control, LedgerDesk(recorder), LOG.warning).start()
             try:
                 door.ready(f"{recorder.size} events")
                 reason = Service(door, recorder, stop.fileno()).serve()

@@ -25,6 +25,7 @@ from scaleoutd.core.manifest import VerifiedManifest
 from scaleoutd.core.plan import Outcome
 from scaleoutd.core.strictjson import Json
 from scaleoutd.durable import make_private_folder, replace_file, storage_errors
+from scaleoutd.hold import HoldFile
 from scaleoutd.hostclock import HostClock
 from scaleoutd.ipc.doors import TaskEnded
 from scaleoutd.ipc.ledger_client import LedgerClient
@@ -67,6 +68,7 @@ class Room:
     left_open: tuple[Outcome, ...] = ()  # outcomes that the probe at start could not prove
     started_up: tuple[str, ...] = ()  # for which manifest, policy and environment `startup` ended well
     last_model: tuple[str, int] = ("", 0)  # session and bytes: the next one of the session needs as much
+    hold: HoldFile = field(init=False)  # what an administrator said
     runs: Runs = field(init=False)
     outbox: Outbox = field(init=False)
 
@@ -80,6 +82,7 @@ class Room:
                 for inner in path.iterdir():
                     inner.unlink()
                 path.rmdir()
+        self.hold = HoldFile(self.state)
         self.runs = Runs(self.state / "runs")
         self.outbox = Outbox(self.state / "outbox")
 

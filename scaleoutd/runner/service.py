@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -29,10 +30,12 @@ from scaleoutd.errors import (
     from_code,
 )
 from scaleoutd.ipc.channel import Channel, Refused
+from scaleoutd.ipc.control import Control
 from scaleoutd.ipc.doors import ServerDoor, TaskEnded
 from scaleoutd.ipc.messages import CancelTask, Delivered, Forgotten, Released, TaskOffer
 from scaleoutd.ipc.step import Probed
 from scaleoutd.runner import openings, planner
+from scaleoutd.runner.control import RunnerDesk, check_hold
 from scaleoutd.runner.environments import resolve_environment
 from scaleoutd.runner.link import Link
 from scaleoutd.runner.outbox import Outgoing
@@ -56,7 +59,17 @@ class Runner:
         self.log = log
         self._one_at_a_time = threading.Lock()
         self._digests: dict[str, str] = {}
+        self.waiting = 0  # tasks that were offered and have no answer yet
         self._denied: KernelSupportError | None = None  # why a development node runs without namespaces
+
+    @property
+    def busy(self) -> bool:
+        return self._one_at_a_time.locked()
+
+    @property
+    def policy_sha256(self) -> str:
+        """Of the policy at the start, "" before."""
+        return self._digests.get("policy", "")
 
     def start(self) -> str:
         """Probes, recovers and records; returns what people must be told.  Raises when a demanded outcome cannot be proven."""
@@ -177,8 +190,12 @@ class Runner:
             channel.greet("runner", self._digests)
             offer = channel.expect(TaskOffer)
             # A client that waits for its turn costs a thread, not a run.
-            with self._one_at_a_time:
-                answer = self._answer(offer, link)
+            self.waiting += 1
+            try:
+                with self._one_at_a_time:
+                    answer = self._answer(offer, link)
+            finally:
+                self.waiting -= 1
             self._tell_end(offer, link)
             if answer is not None:
                 self._deliver(channel, *answer)
@@ -241,6 +258,7 @@ class Runner:
                 raise PolicyDeniedError(
                     f"cannot run {offer.correlation_id} again: its result was delivered before", code="run-repeated"
                 )
+            check_hold(self.room.hold.now)
             self._interrupt(run)  # its agent went away in the middle; the connection's end killed what ran
             if run.begun >= MAX_ATTEMPTS:
                 raise self._give_up(run)
@@ -343,14 +361,16 @@ def stop_on_sigterm() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run(room: Room, door: ServerDoor, ready: Callable[[str], None]) -> int:
-    """The room's life; returns its exit status."""
+def run(room: Room, door: ServerDoor, ready: Callable[[str], None], control: socket.socket | None = None) -> int:
+    """The room's life; returns its exit status.  `control` is the listening socket for administrators (ipc/control.py)."""
 
     def log(line: str) -> None:
         print(f"runner: {line}", file=sys.stderr, flush=True)
 
     runner = Runner(room, log)
     stop_on_sigterm()
+    if control is not None:
+        Control("runner", control, RunnerDesk(runner), log).start()
     reason = "the parent is gone"
     try:
         ready(runner.start())

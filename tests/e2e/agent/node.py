@@ -12,6 +12,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -78,6 +79,7 @@ class Node:
         self.runner = FakeRunner(folder / "runner")
         self.ledger = FakeLedger("agent")
         self.output = io.StringIO()
+        self.control = folder / "agent.control"
         self.status: int | None = None
 
     def __enter__(self) -> Self:
@@ -86,11 +88,18 @@ class Node:
         log = open_log(self.output, "json", "DEBUG")
 
         def serve() -> None:
-            self.status = run(self.config, FakeDoor(self.runner), log, self.stop, self.ledger)
+            self.status = run(self.config, FakeDoor(self.runner), log, self.stop, self.ledger, self._listen())
 
         self.thread = threading.Thread(target=serve, name="agent")
         self.thread.start()
         return self
+
+    def _listen(self) -> socket.socket:
+        self.control.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(str(self.control))
+        listener.listen()
+        return listener
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop.set()

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the runner tells an administrator, and what it does when told (ipc/control.py).
+
+Drain is the agent's: what it has begun, the runner ends.  Pause is the runner's: it begins no run, whoever asks, and says so
+with the code `paused`; what is computed is still delivered.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from scaleoutd import __version__
+from scaleoutd.core.plan import OUTCOMES
+from scaleoutd.core.strictjson import Json
+from scaleoutd.errors import PolicyDeniedError, ScaleoutError
+from scaleoutd.hold import Hold, HoldFile
+from scaleoutd.ipc.control import Command, Done, Drain, Operator, Pause, Reload, Resume, State, StatusReport, must_record
+from scaleoutd.runner.policyfile import read_policy
+
+if TYPE_CHECKING:
+    from scaleoutd.runner.service import Runner
+
+
+def check_hold(hold: Hold | None) -> None:
+    """PolicyDeniedError `paused` when no run may begin."""
+    if hold is not None and hold.kind == "pause":
+        raise PolicyDeniedError(
+            f"cannot run the task: {hold.operator} paused the node: {hold.reason}", code="paused", hint="`scaleoutctl resume`"
+        )
+
+
+class RunnerDesk:
+    """A Desk (ipc/control.py) of `runner`."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner, self._since_ms = runner, time.time_ns() // 1_000_000
+
+    @property
+    def _hold(self) -> HoldFile:
+        return self._runner.room.hold
+
+    def report(self) -> StatusReport:
+        code, message, hint, facts = "", "", "", self._facts()
+        try:
+            policy = read_policy(self._runner.room.policy_file)
+            facts |= {"policy_sha256": policy.digest(), "project": policy.project.name, "project_folder": policy.project.path}
+            if self._runner.policy_sha256 not in ("", policy.digest()):
+                facts["policy_at_start_sha256"] = self._runner.policy_sha256
+        except ScaleoutError as exc:
+            code, message, hint = exc.code, exc.message, exc.hint
+        state: State = "refusing" if code else "serving"
+        if self._hold.now is not None and not code:
+            state = "paused"
+        return StatusReport(
+            room="runner",
+            build=__version__,
+            pid=os.getpid(),
+            since_ms=self._since_ms,
+            state=state,
+            text=self._text(state),
+            busy=self._runner.busy,
+            code=code,
+            message=message[:1024],
+            hint=hint[:1024],
+            facts=facts,
+        )
+
+    def do(self, command: Command, operator: Operator, files: Mapping[str, int]) -> Done:
+        room = self._runner.room
+        if isinstance(command, Pause):
+            must_record(room.ledger.record, command, operator)
+            changed = self._hold.set(Hold("pause", room.now().wall_ms, operator.name, command.reason))
+            return Done(changed, "no run begins")
+        if isinstance(command, Resume):
+            if self._hold.now is None:
+                return Done(False, "it was not paused")
+            must_record(room.ledger.record, command, operator)
+            return Done(self._hold.lift(), "runs begin again")
+        if isinstance(command, Reload):
+            # Policy and trust root are read for each task; a policy that cannot be used is told now and not at the next one.
+            policy = read_policy(room.policy_file)
+            must_record(room.ledger.record, command, operator)
+            return Done(True, f"policy {policy.digest()[:16]} counts from the next task on")
+        assert isinstance(command, Drain)  # noqa: S101
+        return Done(False, "the agent drains; what was begun ends here")
+
+    def _facts(self) -> dict[str, Json]:
+        room = self._runner.room
+        facts: dict[str, Json] = {
+            "backend": room.backend,
+            "outcomes_open": [name for name in OUTCOMES if name in room.left_open],
+            "waiting": self._runner.waiting,
+        }
+        if self._hold.now is not None:
+            facts |= {
+                "held_by": self._hold.now.operator,
+                "held_since_ms": self._hold.now.since_ms,
+                "reason": self._hold.now.reason,
+            }
+        return facts
+
+    def _text(self, state: State) -> str:
+        if state == "paused" and self._hold.now is not None:
+            return f"paused by {self._hold.now.operator}: {self._hold.now.reason}"
+        return "a task runs" if self._runner.busy else "waits for tasks" if state == "serving" else "can run nothing"
