@@ -19,7 +19,14 @@ set -eu
 folder=$1 root=$2 name=$3
 shift 3
 mount -t tmpfs -o mode=755 run /run  # systemd-nspawn keeps its own things there
-mount -t overlay -o "lowerdir=$root,upperdir=$folder/upper,workdir=$folder/work" overlay "$folder/root"
+over() {
+    mount -t overlay -o "lowerdir=$root,upperdir=$1/upper,workdir=$1/work" overlay "$folder/root"
+}
+if ! over "$folder"; then  # the folder lies on an overlay itself: what the guest writes is kept in memory
+    mount -t tmpfs -o mode=755 memory "$folder/memory"
+    cp -a "$folder/upper" "$folder/work" "$folder/memory"
+    over "$folder/memory"
+fi
 set -- --quiet --directory="$folder/root" --machine="$name" --register=no --keep-unit --private-network \
     --bind="$folder/line:/run/guest" --link-journal=no --resolv-conf=off --timezone=off "$@" \
     --system-call-filter="landlock_create_ruleset landlock_add_rule landlock_restrict_self @keyring bpf perf_event_open openat2"
@@ -61,7 +68,7 @@ class Container(Guest):
         root = image() / "root"
         super().__init__()
         units = self.folder / "upper/etc/systemd/system"
-        for path in (units, self.folder / "work", self.folder / "root"):
+        for path in (units, self.folder / "work", self.folder / "root", self.folder / "memory"):
             path.mkdir(parents=True)
         (units / "auditd.service").symlink_to("/dev/null")  # a kernel has one audit daemon, and it is not ours
         seed(self.folder / "upper", {"usr/local/sbin/init-v1": INIT_V1})
