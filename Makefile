@@ -32,9 +32,9 @@ test-full: setup
 	@TEST_SCALE=$${TEST_SCALE:-10} $(PYTEST) --timeout=3600 tests
 
 lint: setup
-	@.venv/bin/ruff check scaleoutd tests benchmarks tools
-	@.venv/bin/ruff format --check scaleoutd tests benchmarks tools
-	@.venv/bin/mypy scaleoutd tests benchmarks tools
+	@.venv/bin/ruff check scaleoutd tests benchmarks tools packaging
+	@.venv/bin/ruff format --check scaleoutd tests benchmarks tools packaging
+	@.venv/bin/mypy scaleoutd tests benchmarks tools packaging
 
 format: setup
 	@.venv/bin/ruff check --fix scaleoutd tests benchmarks tools

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ["scaleoutd", "tests", "benchmarks", "tools"]
+FOLDERS = ["scaleoutd", "tests", "benchmarks", "tools", "packaging"]
 
 
 @pytest.mark.parametrize(
