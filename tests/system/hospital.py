@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The site around an installed node: a combiner of the test's own, and what an administrator brings to the node.
+
+The combiner runs in the test's process (so it outlives every reboot and its faults are at hand) and is reached through a forward.
+What is written into the guest is what a person would bring: certificate, token, project, trust root, policy.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from scaleoutd.devcombiner.records import TRAIN, VALIDATE, Offer
+from scaleoutd.devcombiner.server import DevCombiner
+from tests.e2e.site import SEED, Project, write_policy
+from tests.system.forward import Forward
+from tests.system.guest import Guest
+
+NODE = "ward-7"
+
+
+class Hospital:
+    """One combiner, one signed project and the guest that is the node; `folder` is the host's."""
+
+    def __init__(self, guest: Guest, folder: Path, *, train_body: str = "", **policy: Any) -> None:
+        self.guest, self.folder = guest, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.combiner = DevCombiner()
+        self.project = Project(folder / "project")
+        self.project.write(train_body)
+        self.project.sign()
+        self.trust_root = self.project.write_trust_root(folder / "root.json")
+        self._policy = policy
+        self._forward: Forward | None = None
+
+    def __enter__(self) -> Self:
+        self.combiner.start()
+        self.online()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.offline()
+        self.combiner.stop()
+
+    # The network
+
+    def online(self) -> None:
+        """The node reaches the combiner, until `offline` or a reboot."""
+        self.offline()
+        rest_port = int(self.combiner.api_url.rpartition(":")[2])
+        self._forward = Forward(self.guest, {port: port for port in (rest_port, self.combiner.grpc_port)})
+
+    def offline(self) -> None:
+        if self._forward:
+            self._forward.close()
+            self._forward = None
+
+    # Tasks
+
+    def wait_connected(self, timeout_s: float = 60) -> None:
+        board = self.combiner.board
+        limit_s = self.guest.patience * timeout_s
+        assert board.wait_until(lambda: NODE in board.connected(), limit_s), self.told()
+
+    def offer(self, kind: str = "train", **more: Any) -> str:
+        """Its correlation id."""
+        return self.combiner.offer_task(NODE, {"train": TRAIN, "validate": VALIDATE}[kind], self.combiner.put_model(SEED), **more)
+
+    def wait(self, correlation_id: str, timeout_s: float = 60) -> Offer:
+        """The offer when the node has reported its end."""
+        offer = self.combiner.board.offers[correlation_id]
+        assert self.combiner.board.wait_until(lambda: offer.done, self.guest.patience * timeout_s), (offer, self.told())
+        return offer
+
+    def updates_of(self, correlation_id: str) -> int:
+        """How many model updates came for a task."""
+        return sum(update.correlation_id == correlation_id for update in self.combiner.updates)
+
+    def rounds(self, number: int = 2, timeout_s: float = 60) -> None:
+        """A whole session."""
+        limit_s = self.guest.patience * timeout_s
+        self.combiner.start_session(SEED, number, 1, limit_s)
+        session = self.combiner.wait_session(limit_s * (2 * number + 1))
+        assert session.status == "completed", (session.status, self.combiner.history, self.told())
+
+    # What it looks like from inside
+
+    def policy_text(self, **changes: Any) -> str:
+        """policy.yaml of an installed node."""
+        path = write_policy(self.folder / "policy.yaml", self.project, Path("/etc/scaleoutd/trust/root.json"), **self._policy)
+        policy = {**json.loads(path.read_text()), **changes}
+        policy["project"]["path"] = "/var/lib/scaleoutd/project/current"
+        return json.dumps(policy, indent=1)
+
+    def config_text(self) -> str:
+        """scaleoutd.yaml."""
+        quick = {"poll_ms": 200, "heartbeat_ms": 500, "backoff_ms": 100, "backoff_limit_ms": 1000}
+        return json.dumps(
+            {"version": 1, "api_url": self.combiner.api_url, "client": {"id": NODE, "name": NODE}, "intervals": quick}, indent=1
+        )
+
+    def trail(self, *names: str) -> list[dict[str, Any]]:
+        """What the rooms sent for the events of these types, in order, with `type` added; all without names."""
+        text = self.guest.run("cat /var/lib/scaleoutd/audit/*.jsonl", check=False).stdout
+        found = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+        return [
+            {**event["unmapped"]["event"], "type": event["metadata"]["event_code"]}
+            for event in found
+            if not names or event["metadata"]["event_code"] in names
+        ]
+
+    def told(self) -> str:
+        """What the node's units wrote, for the message of an assertion."""
+        return self.guest.journal("scaleoutd*")[-12000:]
