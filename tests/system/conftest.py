@@ -9,6 +9,7 @@ import pytest
 
 from tests.system.container import Container
 from tests.system.image import missing_for_container, missing_for_machine
+from tests.system.install import install_tree
 from tests.system.machine import Machine
 
 BOOTED = "booted"
@@ -47,3 +48,17 @@ def booted_machine() -> Iterator[Callable[[], Machine]]:
 def machine(booted_machine: Callable[[], Machine]) -> Machine:
     """A booted machine with Debian's kernel, as new for each module: no network, nothing of the project installed."""
     return booted_machine()
+
+
+@pytest.fixture(scope="module")
+def node(container: Container) -> Container:
+    """The module's container with this tree installed as the deb would; nothing configured, nothing started."""
+    install_tree(container)
+    return container
+
+
+@pytest.fixture(scope="module")
+def node_machine(machine: Machine) -> Machine:
+    """The same in the machine."""
+    install_tree(machine)
+    return machine

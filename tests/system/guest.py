@@ -215,7 +215,9 @@ class Guest:
     def journal(self, unit: str = "", *, since_boot: bool = True) -> str:
         """The lines of a unit (glob allowed) or of everything, with the time since boot."""
         chosen = ["-u", unit] if unit else []
-        return self.run(["journalctl", "--no-pager", "-o", "short-monotonic", *(["-b"] if since_boot else []), *chosen], check=False).stdout
+        return self.run(
+            ["journalctl", "--no-pager", "-o", "short-monotonic", *(["-b"] if since_boot else []), *chosen], check=False
+        ).stdout
 
     def show(self, unit: str, *properties: str) -> dict[str, str]:
         """Properties of a unit as systemctl prints them."""

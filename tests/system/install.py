@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts this tree into a guest as an installed node has it: the files of packaging/layout.py, users, folders, units.
+
+It does what the deb does, without building one (a second instead of half a minute), for tests of units and commands.  Tests of
+the package itself install the package.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.system.guest import Guest
+from tests.system.image import TREE
+
+
+def libraries(into: Path) -> None:
+    """The private libraries as the lock names them, from this test's own environment (the same pins)."""
+    lock = (TREE / "requirements/site.txt").read_text()
+    for name in re.findall(r"^([A-Za-z0-9_.-]+)==", lock, re.MULTILINE):
+        for path in importlib.metadata.files(name) or []:
+            if path.suffix != ".pyc" and ".." not in path.parts:
+                (into / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(str(path.locate()), into / path)
+
+
+def install_tree(guest: Guest) -> None:
+    """Everything in place and known to systemd; nothing enabled, nothing configured."""
+    with tempfile.TemporaryDirectory(dir=guest.folder) as name:
+        root, site = Path(name, "root"), Path(name, "site")
+        libraries(site)
+        layout: list[str | Path] = [sys.executable, TREE / "packaging/layout.py", "--into", root, "--libraries", site]
+        subprocess.run(layout, check=True)
+        for folder in sorted(root.iterdir()):
+            guest.push(folder, f"/{folder.name}")
+    guest.run("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload", timeout_s=30)
