@@ -16,7 +16,19 @@ from scaleoutd import __version__
 from scaleoutd.core.strictjson import Json
 from scaleoutd.errors import ScaleoutError
 from scaleoutd.hold import Hold
-from scaleoutd.ipc.control import Command, Done, Drain, Operator, Pause, Resume, State, StatusReport, must_record
+from scaleoutd.ipc.control import (
+    Command,
+    Done,
+    Drain,
+    Operator,
+    Pause,
+    Reload,
+    Resume,
+    State,
+    StatusReport,
+    must_record,
+    refuse_command,
+)
 
 if TYPE_CHECKING:
     from scaleoutd.agent.link import Link
@@ -68,6 +80,8 @@ class AgentDesk:
             changed = agent.hold.lift()
             agent.wake()
             return Done(changed, "tasks are taken again")
+        if not isinstance(command, Reload):
+            raise refuse_command("agent", command)
         must_record(self._trail.must, command, operator)
         return Done(True, self._reload(files))
 

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("init", "Make a small project."),
     "keygen": ("keygen", "Make a signing key."),
     "pause": ("control", "Let no run begin, over reboots too, until resume."),
+    "policy": ("policycommand", "Put the policy into force: policy.lock and the units' limits."),
     "reload": ("control", "Have the rooms read certificates and policy again."),
     "resume": ("control", "Take back pause and drain."),
     "run": ("run", "Run one step of the local project without a server."),

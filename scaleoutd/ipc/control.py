@@ -8,6 +8,7 @@ One connection is one command:
     Drain   → Done       no new task is begun; what was begun ends and is delivered.  Until Resume or a restart
     Pause   → Done       as Drain, and kept over a restart; runs that wait are answered `paused`
     Resume  → Done
+    Change  → Done       the files of the node were changed; only recorded
     Reload  → Done       certificates, keys and files are read again; what cannot be used changes nothing
                          (root may hand over new ones as descriptors: systemd gives credentials to a service only at its start)
 and each may be answered by Refused.
@@ -98,6 +99,15 @@ class Reload:
     credentials: Annotated[tuple[CredentialName, ...], Count(0, 4)] = ()
 
 
+@message("change")
+@dataclass(frozen=True)
+class Change:
+    """To the runner, for the record: a command of the command line changed the node's files (cli/onrecord.py)."""
+
+    command: Name
+    arguments: Annotated[tuple[Line, ...], Count(0, 16)] = ()
+
+
 @message("done")
 @dataclass(frozen=True)
 class Done:
@@ -107,8 +117,8 @@ class Done:
     text: Line = ""
 
 
-Command = Drain | Pause | Resume | Reload
-COMMANDS: Mapping[type[Command], str] = {Drain: "drain", Pause: "pause", Resume: "resume", Reload: "reload"}
+Command = Drain | Pause | Resume | Reload | Change
+COMMANDS: Mapping[type[Command], str] = {Drain: "drain", Pause: "pause", Resume: "resume", Reload: "reload", Change: "change"}
 
 
 @dataclass(frozen=True)
@@ -236,6 +246,8 @@ def event_of(command: Command, operator: Operator) -> dict[str, Json]:
     body: dict[str, Json] = {"command": COMMANDS[type(command)], "operator": operator.name, "peer_uid": operator.uid}
     if isinstance(command, Pause):
         body["reason"] = command.reason
+    if isinstance(command, Change):
+        body |= {"command": command.command, "arguments": list(command.arguments)}
     return body
 
 

@@ -17,7 +17,7 @@ from scaleoutd.core.plan import OUTCOMES
 from scaleoutd.core.strictjson import Json
 from scaleoutd.errors import PolicyDeniedError, ScaleoutError
 from scaleoutd.hold import Hold, HoldFile
-from scaleoutd.ipc.control import Command, Done, Drain, Operator, Pause, Reload, Resume, State, StatusReport, must_record
+from scaleoutd.ipc.control import Change, Command, Done, Operator, Pause, Reload, Resume, State, StatusReport, must_record
 from scaleoutd.runner.policyfile import read_policy
 
 if TYPE_CHECKING:
@@ -84,7 +84,9 @@ class RunnerDesk:
             policy = read_policy(room.policy_file)
             must_record(room.ledger.record, command, operator)
             return Done(True, f"policy {policy.digest()[:16]} counts from the next task on")
-        assert isinstance(command, Drain)  # noqa: S101
+        if isinstance(command, Change):
+            must_record(room.ledger.record, command, operator)
+            return Done(True, "on record")
         return Done(False, "the agent drains; what was begun ends here")
 
     def _facts(self) -> dict[str, Json]:

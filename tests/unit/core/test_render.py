@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a policy to the files of systemd: what stands in them, and what no unit could hold."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from scaleoutd.core.plan import Bind
+from scaleoutd.core.policy import DataSetRule, Policy, parse_policy, parse_policy_yaml
+from scaleoutd.core.render import LOCK, RUNNER, SLICE, STEP, Facts, render
+from scaleoutd.errors import ConfigError
+
+YAML = """
+version: 1
+project: {name: heart, path: /var/lib/scaleoutd/project/current}
+trust_root: /etc/scaleoutd/trust
+limits: {memory_bytes: 1GiB, processes: 100, cpus: 2, tmp_bytes: 64MiB, shm_bytes: 32MiB}
+environments: {default: {python: /opt/env/bin/python3}}
+data_sets: {samples: {path: /srv/data}, other: {path: /srv/two words}}
+"""
+ENVIRONMENT = (Bind("/usr", "/usr", True), Bind("/usr/lib", "/lib", True), Bind("/opt/env", "/opt/env", True))
+
+
+def policy(**changes: str) -> Policy:
+    text = YAML
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    return parse_policy_yaml(text.encode())
+
+
+FACTS = Facts({"default": ENVIRONMENT})
+
+
+def step(found: Policy, facts: Facts = FACTS) -> list[str]:
+    return render(found, facts).files[STEP].decode().splitlines()
+
+
+def test_the_lock_is_the_policy_and_its_digest_is_in_the_unit() -> None:
+    rendered = render(policy(), FACTS)
+    assert parse_policy(rendered.files[LOCK]) == policy()
+    assert list(rendered.files)[-1] == LOCK  # written last: the others are compared with it
+    assert f"Environment=SCALEOUTD_POLICY_DIGEST={policy().digest()}" in step(policy())
+
+
+def test_limits() -> None:
+    lines = step(policy())
+    assert f"MemoryMax={1024**3 + 24 * 1024**2}" in lines and "MemorySwapMax=0" in lines
+    assert "TasksMax=108" in lines and "CPUQuota=200%" in lines and "LimitCORE=0" in lines
+    ceiling = render(policy(), FACTS).files[SLICE].decode()
+    assert int(re.findall(r"MemoryMax=(\d+)", ceiling)[0]) > 1024**3 + 24 * 1024**2
+
+
+def test_the_list_of_tmpfs_is_reset_and_whole() -> None:
+    lines = [line for line in step(policy()) if line.startswith("TemporaryFileSystem")]
+    assert lines[0] == "TemporaryFileSystem="
+    targets = [line.partition("=")[2].partition(":")[0] for line in lines[1:]]
+    assert targets == ["/", "/run", "/tmp", "/dev/shm"] and len(set(targets)) == len(targets)
+    assert "size=67108864" in lines[3] and "size=33554432" in lines[4] and "noexec" in lines[3]
+
+
+def test_binds_are_without_dash_and_leave_out_what_the_unit_shows() -> None:
+    binds = [line for line in step(policy()) if line.startswith("BindReadOnlyPaths")]
+    assert binds == [
+        "BindReadOnlyPaths=/opt/env",
+        'BindReadOnlyPaths="/srv/two words:/data/other"',
+        "BindReadOnlyPaths=/srv/data:/data/samples",
+    ]
+    assert "ExecPaths=/opt/env" in step(policy())
+
+
+def test_a_specifier_is_not_a_specifier() -> None:
+    assert "BindReadOnlyPaths=/srv/%%h:/data/samples" in step(policy(**{"/srv/data": "/srv/%h"}))
+
+
+def test_what_lies_in_a_home_the_runner_is_shown_alone() -> None:
+    assert "ProtectHome" not in render(policy(), FACTS).files[RUNNER].decode()
+    facts = Facts({"default": (Bind("/home/kim/env", "/home/kim/env", True),)})
+    text = render(policy(), facts).files[RUNNER].decode()
+    assert "ProtectHome=tmpfs\nBindReadOnlyPaths=/home/kim/env\n" in text
+
+
+def test_the_same_policy_gives_the_same_bytes() -> None:
+    reordered = policy(
+        **{
+            "{samples: {path: /srv/data}, other: {path: /srv/two words}}": "{other: {path: /srv/two words}, samples: {path: /srv/data}}"
+        }
+    )
+    assert render(policy(), FACTS) == render(reordered, FACTS)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/srv/a:b",
+        '/srv/a"b',
+        "/srv/a\\b",
+        "/srv/a'b",
+        "/srv/../etc",
+        "/srv//a",
+        "/srv/a/",
+        "/",
+        "/home",
+        "/var/lib/scaleoutd",
+        "/var/lib/scaleoutd/audit",
+        "/var/lib/scaleoutd/agent/token.json",
+        "/tmp/data",
+        "/run/x",
+        "/proc/1",
+        "/dev/sda",
+    ],
+)
+def test_a_path_that_no_unit_can_hold_is_refused(path: str) -> None:
+    with pytest.raises(ConfigError, match="cannot bind"):
+        render(replace(policy(), data_sets={"samples": DataSetRule(path)}), FACTS)
+    assert render(replace(policy(), data_sets={"samples": DataSetRule("/srv/fine")}), FACTS)
+
+
+def test_tmpfs_that_would_be_an_oom_kill_is_refused() -> None:
+    with pytest.raises(ConfigError, match="count as memory") as caught:
+        render(policy(**{"tmp_bytes: 64MiB": "tmp_bytes: 1GiB"}), FACTS)
+    assert "memory_bytes" in caught.value.hint
