@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 from scaleoutd.cli.fileset import Change, apply_changes, changes_of
 from scaleoutd.cli.policycommand import policy
-from scaleoutd.errors import ConfigError, StorageError, VerificationError
+from scaleoutd.errors import ConfigError, ScaleoutError, StorageError, VerificationError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may enter another root (chroot)")
 
@@ -111,7 +111,7 @@ def test_check_of_a_file_needs_no_node(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text(YAML)
     result = CliRunner().invoke(policy, ["check", str(tmp_path / "policy.yaml"), "--json"], standalone_mode=False)
     assert json.loads(result.stdout)["project"] == "heart"
-    with pytest.raises(ConfigError):
+    with pytest.raises(ScaleoutError):
         told(tmp_path, "check", str(tmp_path / "policy.yaml"), "--paths")
 
 

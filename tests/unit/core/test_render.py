@@ -83,11 +83,8 @@ def test_what_lies_in_a_home_the_runner_is_shown_alone() -> None:
 
 
 def test_the_same_policy_gives_the_same_bytes() -> None:
-    reordered = policy(
-        **{
-            "{samples: {path: /srv/data}, other: {path: /srv/two words}}": "{other: {path: /srv/two words}, samples: {path: /srv/data}}"
-        }
-    )
+    before, after = "samples: {path: /srv/data}", "other: {path: /srv/two words}"
+    reordered = policy(**{f"{before}, {after}": f"{after}, {before}"})
     assert render(policy(), FACTS) == render(reordered, FACTS)
 
 
@@ -116,6 +113,12 @@ def test_a_path_that_no_unit_can_hold_is_refused(path: str) -> None:
     with pytest.raises(ConfigError, match="cannot bind"):
         render(replace(policy(), data_sets={"samples": DataSetRule(path)}), FACTS)
     assert render(replace(policy(), data_sets={"samples": DataSetRule("/srv/fine")}), FACTS)
+
+
+def test_an_environment_where_the_step_has_its_own_folder_is_refused() -> None:
+    with pytest.raises(ConfigError, match="of its own"):
+        render(policy(), Facts({"default": (Bind("/scratch/env", "/scratch/env", True),)}))
+    assert render(replace(policy(), data_sets={"samples": DataSetRule("/scratch/data")}), FACTS)  # seen at /data/samples
 
 
 def test_tmpfs_that_would_be_an_oom_kill_is_refused() -> None:
