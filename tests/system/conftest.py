@@ -45,9 +45,12 @@ def booted_machine() -> Iterator[Callable[[], Machine]]:
 
 
 @pytest.fixture(scope="module")
-def machine(booted_machine: Callable[[], Machine]) -> Machine:
+def machine(booted_machine: Callable[[], Machine]) -> Iterator[Machine]:
     """A booted machine with Debian's kernel, as new for each module: no network, nothing of the project installed."""
-    return booted_machine()
+    guest = booted_machine()
+    yield guest
+    if not guest.ended:
+        guest.pause()
 
 
 @pytest.fixture(scope="module")

@@ -61,10 +61,14 @@ class Machine(Guest):
 
     def back_to(self, name: str) -> None:
         """Goes back to a state that was kept; the clock alone goes on."""
-        told = self.monitor(f"loadvm {name}")
+        told = self.monitor(f"loadvm {name}") + self.monitor("cont")
         assert not told, told
         self.forget()
         self.run(["date", "-s", f"@{time.time():.3f}"])
+
+    def pause(self) -> None:
+        """Takes no processor time until it goes back to a state."""
+        self.monitor("stop")
 
     def cut_power(self) -> None:
         """Starts again without a word to the guest: what no program wrote through to the disk is lost."""
