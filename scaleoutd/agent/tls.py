@@ -143,7 +143,10 @@ class Tls:
                 hint="Give --cert and --key, or write client_certificate: none where that is allowed.",
             )
         if (files.certificate is None) != (files.key is None):
-            raise ConfigError("cannot use the client certificate: certificate and key must be given together")
+            found = "a certificate without its key" if files.certificate else "a key without its certificate"
+            raise ConfigError(
+                f"cannot use the client certificate: expected certificate and key, found {found}", hint="Give --cert and --key."
+            )
         return {alpn: self._context(alpn) for alpn in ("h2", "http/1.1")}
 
     def _context(self, alpn: Alpn) -> ssl.SSLContext:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-from scaleoutd.cli.terminal import fail
+from scaleoutd.cli.terminal import colours, fail
 from scaleoutd.errors import ScaleoutError
 
 USAGE = 64  # EX_USAGE
@@ -26,7 +26,7 @@ def show_error(error: ScaleoutError) -> None:
 def run_command(command: click.Command) -> NoReturn:
     """Runs a click command and ends the process."""
     try:
-        status = command(standalone_mode=False)
+        status = command.main(standalone_mode=False, color=colours())
     except ScaleoutError as exc:
         show_error(exc)
         sys.exit(exc.exit_status)

@@ -84,6 +84,12 @@ def node_policy_of(
         return _development(find_project(project), data_sets)
     if data_sets:
         raise ConfigError("cannot use --data with --policy: data sets are the policy's", hint="Name them under data_sets:.")
+    if not policy_file.exists():
+        raise ConfigError(
+            f"cannot read the policy {policy_file}: there is no such file",
+            code="config-missing",
+            hint="policy/policy.example.yaml explains every key; without --policy this is a development node.",
+        )
     with storage_errors(f"read the policy {policy_file}"):
         policy = parse_policy_yaml(policy_file.read_bytes(), name=str(policy_file))
     if project is not None:

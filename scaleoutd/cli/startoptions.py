@@ -186,6 +186,10 @@ def parse_data_sets(given: Sequence[str]) -> dict[str, str]:
         if not mark or not name or not path:
             raise ConfigError(f"cannot use --data {pair}: expected ID=PATH", hint="For example: --data samples=~/samples.csv")
         if not Path(path).expanduser().exists():
-            raise ConfigError(f"cannot use --data {pair}: there is nothing at {path}", code="config-missing")
+            raise ConfigError(
+                f"cannot use --data {pair}: there is nothing at {path}",
+                code="config-missing",
+                hint="Name the file or folder; `scaleoutctl explain` shows where a step finds it.",
+            )
         found[name] = os.path.realpath(Path(path).expanduser())
     return found

@@ -23,9 +23,14 @@ PROGRESS_S = 1.0
 F_SETPIPE_SZ = 1031  # fcntl(2), Linux
 
 
+def colours() -> bool | None:
+    """None: where a terminal is.  False for somebody who set NO_COLOR (no-color.org)."""
+    return False if os.environ.get("NO_COLOR") else None
+
+
 def say(text: str, *, mark: str = "", colour: str | None = None) -> None:
     """One line of ours, on standard error: standard output is for what was asked for."""
-    click.secho(f"{mark}{text}", fg=colour, err=True)
+    click.secho(f"{mark}{text}", fg=colour, err=True, color=colours())
 
 
 def warn(text: str) -> None:
@@ -72,7 +77,7 @@ class StepOutput:
         self._rest = ""
         self._progress_s = float("-inf")
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
-        self._show = show or (lambda line: click.echo(click.style("  │ ", dim=True) + line, err=True))
+        self._show = show or (lambda line: click.echo(click.style("  │ ", dim=True) + line, err=True, color=colours()))
         self.observe: Callable[[str], None] = lambda line: None
 
     def writer(self) -> int:

@@ -56,6 +56,12 @@ def read_token(fd: int | None, file: Path | None) -> str:
             os.close(fd)
     if file is None:
         return os.environ.pop("SCALEOUT_AUTH_TOKEN", "").strip()
+    if str(file) != "-" and not file.exists():
+        raise ConfigError(
+            f"cannot read the token file {file}: there is no such file",
+            code="config-missing",
+            hint="Name the file that holds the token, or - for standard input.",
+        )
     with storage_errors(f"read the token file {file}"):
         data = sys.stdin.buffer.read(MAX_TOKEN_BYTES + 1) if str(file) == "-" else file.read_bytes()
     if len(data) > MAX_TOKEN_BYTES:

@@ -31,13 +31,17 @@ class Person:
     The combiner takes clients without a certificate, as the official command line has none.
     """
 
-    def __init__(self, folder: Path, combiner: DevCombiner, *, train_body: str = "", subfolder: str = "") -> None:
+    def __init__(
+        self, folder: Path, combiner: DevCombiner, *, train_body: str = "", subfolder: str = "", terminal: bool = True
+    ) -> None:
         self.home, self.combiner = folder / "home", combiner
         self.folder = folder / "my-project"
         self.project = Project(self.folder / subfolder if subfolder else self.folder)
         self.home.mkdir(parents=True)
         self.project.write(train_body)
+        self.has_terminal = terminal  # else a pipe, as in a script or a container
         self.lines: list[str] = []
+        self.raw = b""  # as it came, colours and all
         self.times: list[float] = []
         self._arrived = threading.Condition()
         self._pid = 0
@@ -75,13 +79,21 @@ class Person:
     def type(self, *arguments: str, **environment: str) -> None:
         """`scaleoutd ARGUMENTS` in the project's folder."""
         command = [sys.executable, "-m", "scaleoutd.cli.scaleoutd", *arguments]
-        self._pid, self._terminal = pty.fork()
-        if self._pid == 0:
-            try:
-                os.chdir(self.folder)
-                os.execve(command[0], command, self.environment(**environment))
-            finally:
-                os._exit(127)
+        if self.has_terminal:
+            self._pid, self._terminal = pty.fork()
+            if self._pid == 0:
+                try:
+                    os.chdir(self.folder)
+                    os.execve(command[0], command, self.environment(**environment))
+                finally:
+                    os._exit(127)
+        else:
+            self._terminal, writer = os.pipe()
+            output = [(os.POSIX_SPAWN_DUP2, writer, number) for number in (1, 2)]
+            actions = [(os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0), *output]
+            env = ["/usr/bin/env", "-C", str(self.folder), *command]  # it becomes the command
+            self._pid = os.posix_spawn(env[0], env, self.environment(**environment), file_actions=actions, setpgroup=0)
+            os.close(writer)
         threading.Thread(target=self._read, args=[self._terminal], daemon=True).start()
 
     def start(self, *more: str, token: str | None = None, **environment: str) -> None:
@@ -101,11 +113,27 @@ class Person:
         return self._client
 
     @property
+    def pid(self) -> int:
+        return self._pid
+
+    @property
     def command_line(self) -> bytes:
         return Path(f"/proc/{self._pid}/cmdline").read_bytes()
 
+    def rooms(self) -> dict[str, int]:
+        """Room → pid."""
+        found = {}
+        for pid in self.processes():
+            command = _read(pid, "cmdline").decode(errors="replace")
+            found.update({room: pid for room in ("agent", "runner", "ledger") if f"scaleoutd.{room}.__main__" in command})
+        return found
+
     def steps(self) -> list[int]:
         """Pids of what runs for a task below this node, and of nobody else on the machine."""
+        return [pid for pid in self.processes() if b"SCALEOUTD_RUN=" in _read(pid, "environ")]
+
+    def processes(self) -> list[int]:
+        """Pids of everything below this node."""
         parents: dict[int, int] = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -113,7 +141,7 @@ class Person:
                     parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 except OSError:
                     continue
-        return [pid for pid in parents if self._is_below(pid, parents) and _is_step(pid)]
+        return [pid for pid in parents if self._is_below(pid, parents)]
 
     def _is_below(self, pid: int, parents: dict[int, int]) -> bool:
         while pid > 1:
@@ -150,6 +178,7 @@ class Person:
             at = time.time()
             *lines, rest = (rest + data).split(b"\n")
             with self._arrived:
+                self.raw += data
                 for line in lines:
                     self.lines.append(_COLOUR.sub("", line.decode(errors="replace")).rstrip("\r"))
                     self.times.append(at)
@@ -186,8 +215,8 @@ class Person:
         path.write_text(text.replace(old, new))
 
 
-def _is_step(pid: int) -> bool:
+def _read(pid: int, what: str) -> bytes:
     try:
-        return b"SCALEOUTD_RUN=" in Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/{what}").read_bytes()
     except OSError:
-        return False
+        return b""
