@@ -29,6 +29,7 @@ from tests.system.process import GuestGone, Process, Ran
 class Guest:
     """A booted guest.  Paths are paths in the guest unless said."""
 
+    umask = 0o022  # of every command
     patience = 1.0  # how much longer everything may take than on the machine itself
 
     def __init__(self) -> None:
@@ -125,7 +126,7 @@ class Guest:
         takes its output as it comes."""
         argv = ["/bin/bash", "-c", command] if isinstance(command, str) else list(command)
         shown = command if isinstance(command, str) else shlex.join(command)
-        asked = {"argv": argv, "cwd": cwd, "user": user, "env": dict(env or {})}
+        asked = {"argv": argv, "cwd": cwd, "user": user, "env": dict(env or {}), "umask": self.umask}
         with self._changed:
             self._last_number += 1
             number = self._last_number

@@ -3,22 +3,37 @@
 
 The combiner runs in the test's process (so it outlives every reboot and its faults are at hand) and is reached through a forward.
 What is written into the guest is what a person would bring: certificate, token, project, trust root, policy.
+
+The train step of its project can be held: it opens a FIFO of its data set, if there is one, and waits for the writer to close it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from scaleoutd.devcombiner.records import TRAIN, VALIDATE, Offer
-from scaleoutd.devcombiner.server import DevCombiner
 from tests.e2e.site import SEED, Project, write_policy
+from tests.fault.node import HeldCombiner
 from tests.system.forward import Forward
 from tests.system.guest import Guest
 
 NODE = "ward-7"
+ETC, PROJECT, GATE = "/etc/scaleoutd", "/var/lib/scaleoutd/project", "/srv/gate"
+HELD_STEP = """\
+import os
+try:
+    with open(os.environ["SCALEOUTD_DATA_GATE"] + "/gate") as waited:
+        waited.read()
+except FileNotFoundError:
+    pass
+"""
+# Opens when a step has opened the other end, and lets it go at the end of its input.
+HOLD = f"exec 3>{GATE}/gate; echo 'the step waits'; cat; rm {GATE}/gate"
 
 
 class Hospital:
@@ -27,12 +42,13 @@ class Hospital:
     def __init__(self, guest: Guest, folder: Path, *, train_body: str = "", **policy: Any) -> None:
         self.guest, self.folder = guest, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.combiner = DevCombiner()
+        self.combiner = HeldCombiner()
         self.project = Project(folder / "project")
-        self.project.write(train_body)
+        self.project.data_sets = ("gate",)
+        self.project.write(HELD_STEP + train_body)
         self.project.sign()
         self.trust_root = self.project.write_trust_root(folder / "root.json")
-        self._policy = policy
+        self._policy: dict[str, Any] = {"data_sets": {"gate": {"path": GATE}}, **policy}
         self._forward: Forward | None = None
 
     def __enter__(self) -> Self:
@@ -43,6 +59,43 @@ class Hospital:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.offline()
         self.combiner.stop()
+
+    # The node
+
+    def bring(self) -> None:
+        """Everything of the site into the guest, which has the tree or the package installed; the policy is put into force."""
+        certificate, key = self.combiner.issue_client_certificate(NODE)
+        token = self.combiner.mint_enrollment()
+        for name, content in (
+            ("client.pem", certificate.read_bytes()),
+            ("client.key", key.read_bytes()),
+            ("ca.pem", self.combiner.ca_file.read_bytes()),
+            ("token", token.encode()),
+        ):
+            self.guest.write(f"{ETC}/identity/{name}", content, mode=0o600)
+        self.guest.write(f"{ETC}/trust/root.json", self.trust_root.read_bytes())
+        self.guest.write(f"{ETC}/scaleoutd.yaml", self.config_text())
+        self.guest.write(f"{ETC}/policy.yaml", self.policy_text())
+        self.guest.push(self.project.folder, f"{PROJECT}/releases/0001-first")
+        self.guest.run(f"mkdir -p {GATE} && ln -sfn releases/0001-first {PROJECT}/current && chgrp -R scaleoutd-runner {PROJECT}")
+        self.guest.run(f"chmod -R g+rX,o-rwx {PROJECT} && scaleoutctl policy apply")
+
+    def start(self) -> None:
+        """As an administrator does, and waits until the node is connected."""
+        self.guest.run("systemctl enable --now scaleoutd.service", timeout_s=90)
+        self.wait_connected()
+
+    @contextmanager
+    def step_held(self) -> Iterator[Callable[[], object]]:
+        """Train steps that start meanwhile wait until the end; the function returns when one does."""
+        self.guest.run(["mkfifo", "-m", "644", f"{GATE}/gate"])
+        holder = self.guest.start(HOLD, stdin=None)
+        try:
+            yield lambda: holder.wait_for("the step waits")
+        finally:
+            if not self.guest.ended:
+                holder.end_input()
+                holder.wait()
 
     # The network
 
@@ -64,9 +117,20 @@ class Hospital:
         limit_s = self.guest.patience * timeout_s
         assert board.wait_until(lambda: NODE in board.connected(), limit_s), self.told()
 
-    def offer(self, kind: str = "train", **more: Any) -> str:
+    def arm(self, where: str) -> Callable[[], object]:
+        """The next call that comes to this point of HeldCombiner stands there until `go`; the function returns when one does."""
+        self.combiner.arm(where)
+
+        def reached() -> None:
+            assert self.combiner._reached[where].wait(self.guest.patience * 30), f"no call came to {where}\n{self.told()}"
+
+        return reached
+
+    def offer(self, kind: str = "train", model: bytes = SEED, **more: Any) -> str:
         """Its correlation id."""
-        return self.combiner.offer_task(NODE, {"train": TRAIN, "validate": VALIDATE}[kind], self.combiner.put_model(SEED), **more)
+        return self.combiner.offer_task(
+            NODE, {"train": TRAIN, "validate": VALIDATE}[kind], self.combiner.put_model(model), **more
+        )
 
     def wait(self, correlation_id: str, timeout_s: float = 60) -> Offer:
         """The offer when the node has reported its end."""
@@ -74,16 +138,16 @@ class Hospital:
         assert self.combiner.board.wait_until(lambda: offer.done, self.guest.patience * timeout_s), (offer, self.told())
         return offer
 
-    def updates_of(self, correlation_id: str) -> int:
-        """How many model updates came for a task."""
-        return sum(update.correlation_id == correlation_id for update in self.combiner.updates)
-
     def rounds(self, number: int = 2, timeout_s: float = 60) -> None:
         """A whole session."""
         limit_s = self.guest.patience * timeout_s
         self.combiner.start_session(SEED, number, 1, limit_s)
         session = self.combiner.wait_session(limit_s * (2 * number + 1))
         assert session.status == "completed", (session.status, self.combiner.history, self.told())
+
+    def counted(self, correlation_id: str) -> int:
+        """How many updates of a task went into a round's result."""
+        return sum(update.correlation_id == correlation_id and update.counted for update in self.combiner.updates)
 
     # What it looks like from inside
 

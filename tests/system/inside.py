@@ -62,8 +62,8 @@ class Command:
     """One program that was asked for, and the bytes it still has to be given."""
 
     def __init__(self, number: int, asked: dict[str, object]) -> None:
-        argv, directory, user, env = asked["argv"], asked["cwd"], asked["user"], asked["env"]
-        assert isinstance(argv, list) and isinstance(env, dict)
+        argv, directory, user, env, umask = (asked[key] for key in ("argv", "cwd", "user", "env", "umask"))
+        assert isinstance(argv, list) and isinstance(env, dict) and isinstance(umask, int)
         account = pwd.getpwnam(str(user or "root"))
         self.number = number
         self.input = bytearray()
@@ -76,6 +76,7 @@ class Command:
             cwd=str(directory),
             env={"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive", **env},
             start_new_session=True,
+            umask=umask,
             user=account.pw_uid,
             group=account.pw_gid,
             extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
