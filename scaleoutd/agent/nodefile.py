@@ -66,7 +66,11 @@ def _path(name: str, credentials: Path | None) -> Path | None:
         return None
     if name.startswith("/"):
         return Path(name)
-    return credentials / name if credentials is not None else None
+    if credentials is None:
+        return None
+    # The unit hands over the folder /etc/scaleoutd/identity (systemd.exec(5): a prefix then); a site may hand over single files.
+    alone = credentials / name
+    return alone if alone.exists() else credentials / f"identity_{name}"
 
 
 def _token(name: str, credentials: Path | None) -> str:
