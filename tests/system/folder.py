@@ -31,7 +31,7 @@ class GuestFolder:
 def remove(folder: Path) -> None:
     """Removes a dead guest's cgroups and its folder."""
     listed = folder / "cgroups"
-    cgroups = [Path(line) for line in listed.read_text().splitlines()] if listed.exists() else []
+    cgroups = {Path(line) for line in listed.read_text().splitlines()} if listed.exists() else set()
     end_s = time.monotonic() + 10
     for cgroup in cgroups:
         # The kernel empties the cgroups of killed processes a moment after they are gone; nothing can be waited for in v1.
