@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from scaleoutd.durable import storage_errors, sync_folder, write_all
 from scaleoutd.errors import StorageError
 
-MODE = 0o644
+MODE, SECRET_MODE = 0o644, 0o600
 FOLDER_MODE = 0o755
 
 
@@ -28,6 +28,7 @@ class Change:
     path: Path
     before: bytes | None
     after: bytes | None
+    mode: int = MODE
 
     @property
     def kind(self) -> str:
@@ -39,14 +40,14 @@ class Change:
         yield from difflib.unified_diff(old, new, str(self.path), str(self.path), self.kind, "new", lineterm="")
 
 
-def changes_of(root: Path, wanted: Mapping[str, bytes | None]) -> list[Change]:
-    """What is to do so that the files below `root` are as wanted (None: absent), in the order of `wanted`."""
+def changes_of(root: Path, wanted: Mapping[str, bytes | None], *, secret: Container[str] = ()) -> list[Change]:
+    """What is to do so that the files below `root` are as wanted (None: absent), in the order of `wanted`; secrets are 0600."""
     result = []
     for name, after in wanted.items():
         path = root / name
-        before = _read(path)
-        if before != after or (before is not None and path.stat().st_mode & 0o777 != MODE):
-            result.append(Change(path, before, after))
+        before, mode = _read(path), SECRET_MODE if name in secret else MODE
+        if before != after or (before is not None and path.stat().st_mode & 0o777 != mode):
+            result.append(Change(path, before, after, mode))
     return result
 
 
@@ -90,18 +91,24 @@ def _stage(change: Change) -> Path:
         fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             write_all(fd, change.after)
-            os.fchmod(fd, MODE)
+            os.fchmod(fd, change.mode)
             os.fsync(fd)
         finally:
             os.close(fd)
     return new
 
 
+def put_back(changes: list[Change]) -> None:
+    """Undoes changes that were made, where it turned out that nobody can use them."""
+    for change in reversed(changes):
+        _put_back(change)
+
+
 def _put_back(change: Change) -> None:
     if change.before is None:
         change.path.unlink(missing_ok=True)
         return
-    new = _stage(Change(change.path, change.after, change.before))
+    new = _stage(Change(change.path, change.after, change.before, change.mode))
     new.rename(change.path)
 
 

@@ -156,6 +156,8 @@ class Hospital:
         path = write_policy(self.folder / "policy.yaml", self.project, Path("/etc/scaleoutd/trust/root.json"), **self._policy)
         policy = {**json.loads(path.read_text()), **changes}
         policy["project"]["path"] = "/var/lib/scaleoutd/project/current"
+        # /tmp and /dev/shm count as memory of the run: units refuse more than fits (core/render.py).
+        policy["limits"] = {"tmp_bytes": 64 * 1024**2, "shm_bytes": 64 * 1024**2, **policy["limits"]}
         return json.dumps(policy, indent=1)
 
     def config_text(self) -> str:
