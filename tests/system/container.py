@@ -39,7 +39,7 @@ class Container(Guest):
                 str(TREE / "tests/system/enter.sh"),
                 str(self.folder),
                 str(root),
-                self.folder.name.replace("_", "-"),
+                name,
                 *options,
             ),
         )
