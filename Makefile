@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # scaleoutd: everything a developer or a new user runs.  `make demo` and `make test` need nothing done before.
-.PHONY: help setup demo test test-full lint format attack-report bench lock proto seccomp clean
+.PHONY: help setup demo deb test test-full lint format attack-report bench lock proto seccomp clean
 
 PYTEST = .venv/bin/python -m pytest
 
 help:
 	@echo "make demo           set up, then a combiner, two nodes and three rounds on this machine; the trail is shown"
 	@echo "make test           set up, then every test once (linters included)"
+	@echo "make deb            the package for Debian 12 in dist/, the same bits each time; without a network when dist/wheels is filled"
 	@echo "make test-full      the same with repetitions: TEST_SCALE=10 unless set"
 	@echo "make lint           ruff and mypy alone"
 	@echo "make attack-report  the attack matrix as a table"
@@ -21,14 +22,20 @@ setup:
 demo: setup
 	@.venv/bin/scaleoutctl demo
 
+deb: setup
+	@tools/setup.sh package
+	@.venv/bin/python packaging/deb.py
+
 test: setup
 	@tools/setup.sh official
 	@tools/setup.sh system
+	@tools/setup.sh package
 	@$(PYTEST) tests
 
 test-full: setup
 	@tools/setup.sh official
 	@tools/setup.sh system
+	@tools/setup.sh package
 	@TEST_SCALE=$${TEST_SCALE:-10} $(PYTEST) --timeout=3600 tests
 
 lint: setup

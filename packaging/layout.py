@@ -62,6 +62,7 @@ def package(tree: Path) -> Iterator[Item]:
 def programs(tree: Path) -> Iterator[Item]:
     start = tree / "packaging/start"
     yield Item(f"{HOME}/room", start / "room", PROGRAM)
+    yield Item(f"{HOME}/renew", start / "renew", PROGRAM)
     yield Item("usr/bin/scaleoutd", start / "scaleoutd", PROGRAM)
     yield Item("usr/bin/scaleoutctl", start / "scaleoutctl", PROGRAM)
 

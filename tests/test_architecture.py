@@ -65,7 +65,6 @@ WHERE: dict[str, set[str]] = {
     "yaml": {"core"},
     "cryptography": {"core", "ledger", "agent", "cli", "devcombiner"},
     "click": {"cli"},
-    "sdnotify": {"cli", "agent"},
     "pythonjsonlogger": {"agent", "cli"},
     "subprocess": {"cli"},
     "pickle": set(),
@@ -73,7 +72,7 @@ WHERE: dict[str, set[str]] = {
     "shelve": set(),
 }
 CORE_FORBIDDEN = {"os", "socket", "time", "random", "secrets", "pathlib", "io", "tempfile", "subprocess", "threading", "select"}
-THIRD_PARTY = {"grpc", "google", "yaml", "cryptography", "click", "sdnotify", "pythonjsonlogger", "pyseccomp"}
+THIRD_PARTY = {"grpc", "google", "yaml", "cryptography", "click", "pythonjsonlogger", "pyseccomp"}
 
 
 def modules() -> list[Path]:

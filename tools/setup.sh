@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Makes .venv from hash-locked requirements; with "official" what only the tests need: .venv-official (the official client) and
 # .venv-steps (its library beside the system's numpy and torch, for steps); with "system" what the booted tests need: systemd-nspawn,
-# QEMU and the cached image that both start (tools/image.sh, about a minute the first time).  On Debian, as root, it first installs the packages
-# that a fresh machine lacks; as an ordinary user it prints the one line that root has to run.
+# QEMU and the cached image that both start (tools/image.sh, about a minute the first time); with "package" what builds and checks the
+# Debian package.  On Debian, as root, it first installs the packages that a fresh machine lacks; as an ordinary user it prints the
+# one line that root has to run.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -11,6 +12,7 @@ needed="python3 python3-venv libseccomp2 jq sqlite3 ca-certificates"
 case "${1:-node}" in
 official) needed="$needed python3-numpy python3-torch python3-sklearn" ;;
 system) needed="$needed mmdebstrap systemd-container qemu-system-x86 e2fsprogs cpio lz4 zstd" ;;
+package) needed="$needed dpkg-dev binutils lintian mandoc" ;;
 esac
 
 missing=
@@ -62,6 +64,7 @@ official)
 system)
     "$PYTHON" -m tests.system.image
     ;;
+package) ;;
 *)
     environment .venv requirements/dev.txt
     if ! .venv/bin/python -c 'import sys, importlib.metadata as m; sys.exit(m.version("scaleoutd") != sys.argv[1])' \

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import click
-from click.shell_completion import BashComplete, ShellComplete, ZshComplete
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
 PROGRAMS = ("scaleoutctl", "scaleoutd")
-SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete}
+SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "fish": FishComplete, "zsh": ZshComplete}
 
 
 class _Bash(BashComplete):
@@ -28,6 +28,11 @@ def completion(shell: str) -> None:
       scaleoutctl completion bash > ~/.local/share/bash-completion/completions/scaleoutctl
       source <(scaleoutctl completion zsh)
     """
-    kind = _Bash if shell == "bash" else SHELLS[shell]
     for program in PROGRAMS:
-        click.echo(kind(click.Group(program), {}, program, f"_{program.upper()}_COMPLETE").source())
+        click.echo(script(shell, program))
+
+
+def script(shell: str, program: str) -> str:
+    """The script for one program; packages put it into the shell's own folder."""
+    kind = _Bash if shell == "bash" else SHELLS[shell]
+    return kind(click.Group(program), {}, program, f"_{program.upper()}_COMPLETE").source()

@@ -26,6 +26,7 @@ import click
 from scaleoutd.cli import audit
 from scaleoutd.cli.init import write_project
 from scaleoutd.cli.keygen import new_private_key, write_key_pair
+from scaleoutd.cli.rooms import module_command
 from scaleoutd.cli.terminal import escape, say
 from scaleoutd.devcombiner.records import RoundRecord
 from scaleoutd.devcombiner.server import DevCombiner
@@ -149,7 +150,7 @@ def system_python() -> str:
 
 def control(*arguments: str) -> None:
     """Runs `scaleoutctl`; ScaleoutError with its words when it fails."""
-    command = [sys.executable, "-m", "scaleoutd.cli.scaleoutctl", *arguments]
+    command = module_command("scaleoutd.cli.scaleoutctl", "scaleoutctl", arguments)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ScaleoutError(f"cannot prepare the demo: scaleoutctl {' '.join(arguments[:2])}: {done.stderr.strip()}")
@@ -173,7 +174,7 @@ def running(combiner: DevCombiner, node: DemoNode, quiet: bool) -> Iterator[None
     ]  # fmt: skip
     say(f"$ scaleoutd client start --api-url {combiner.api_url} --local-package --policy {node.name}/policy.yaml …")
     node.process = subprocess.Popen(
-        [sys.executable, "-m", "scaleoutd.cli.scaleoutd", *arguments],
+        module_command("scaleoutd.cli.scaleoutd", "scaleoutd", arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -31,6 +31,7 @@ from scaleoutd.ipc.packets import Connection
 from scaleoutd.step.start import launcher_command
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
+PRIVATE = PACKAGE_ROOT / "site"  # libraries of an installed node, which no folder of Python's knows
 MAX_PAUSE_S = 10.0
 STOP_S = 8.0
 START_S = 30.0
@@ -45,10 +46,13 @@ ROOM_ENVIRONMENT = {"MALLOC_ARENA_MAX": "1"}
 
 def room_command(room: str, arguments: Sequence[str]) -> list[str]:
     """Argument vector that runs a room of this very package, whatever the current folder and environment hold."""
-    start = (
-        f"import sys; sys.path.insert(0, {str(PACKAGE_ROOT)!r}); sys.argv[0] = 'scaleoutd-{room}';"
-        f" from scaleoutd.{room}.__main__ import main; sys.exit(main())"
-    )
+    return module_command(f"scaleoutd.{room}.__main__", f"scaleoutd-{room}", arguments)
+
+
+def module_command(module: str, program: str, arguments: Sequence[str]) -> list[str]:
+    """Argument vector that runs `main` of a module of this very package under the name of `program`."""
+    first = [str(path) for path in (PACKAGE_ROOT, PRIVATE) if path.is_dir()]
+    start = f"import sys; sys.path[:0] = {first!r}; sys.argv[0] = {program!r}; from {module} import main; sys.exit(main())"
     return [sys.executable, "-I", "-B", "-c", start, *arguments]
 
 

@@ -154,10 +154,10 @@ def test_a_missing_package(host: Host) -> None:
 
 
 def test_a_package_that_others_can_change(host: Host) -> None:
-    copy = host.folder / "sdnotify"
-    shutil.copytree(SITE / "sdnotify", copy)
+    copy = host.folder / "pythonjsonlogger"
+    shutil.copytree(SITE / "pythonjsonlogger", copy)
     copy.chmod(0o777)
-    answer = host.doctor(breaking=f"mount --bind {copy} {SITE / 'sdnotify'}")
+    answer = host.doctor(breaking=f"mount --bind {copy} {SITE / 'pythonjsonlogger'}")
     answer.shows("packages", "fail", "others can change", "chmod -R go-w")
 
 

@@ -24,7 +24,6 @@ PACKAGES = (
     ("grpc", "grpcio", "python3-grpcio"),
     ("google.protobuf", "protobuf", "python3-protobuf"),
     ("pythonjsonlogger", "python-json-logger", "python3-pythonjsonlogger"),
-    ("sdnotify", "sdnotify", "python3-sdnotify"),
 )
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
 

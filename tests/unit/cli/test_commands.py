@@ -110,7 +110,7 @@ def test_bash_completion_answers(words: str, expected: str) -> None:
     assert expected in run.stdout, run.stderr
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
 def test_the_completion_script_names_both_programs(shell: str) -> None:
     run = call(("scaleoutctl", "completion"), shell)
     assert run.returncode == 0
