@@ -2,7 +2,7 @@
 """The site around an installed node: a combiner of the test's own, and what an administrator brings to the node.
 
 The combiner runs in the test's process (so it outlives every reboot and its faults are at hand) and is reached through a forward.
-What is written into the guest is what a person would bring: certificate, token, project, trust root, policy.
+What comes into the guest is what a person would bring (certificate, token, project, trust root), by the person's commands.
 
 The train step of its project can be held: it opens a FIFO of its data set, if there is one, and waits for the writer to close it.
 """
@@ -23,7 +23,9 @@ from tests.system.forward import Forward
 from tests.system.guest import Guest
 
 NODE = "ward-7"
-ETC, PROJECT, GATE = "/etc/scaleoutd", "/var/lib/scaleoutd/project", "/srv/gate"
+ETC, PROJECT, GATE, BROUGHT = "/etc/scaleoutd", "/var/lib/scaleoutd/project", "/srv/gate", "/root/brought"
+TRUST_ROOT = Path(ETC, "trust/root.json")
+QUICK = {"poll_ms": 200, "heartbeat_ms": 500, "backoff_ms": 100, "backoff_limit_ms": 1000}
 HELD_STEP = """\
 import os
 try:
@@ -48,7 +50,7 @@ class Hospital:
         self.project.write(HELD_STEP + train_body)
         self.project.sign()
         self.trust_root = self.project.write_trust_root(folder / "root.json")
-        self._policy: dict[str, Any] = {"data_sets": {"gate": {"path": GATE}}, **policy}
+        self._policy = {"data_sets": {"gate": {"path": GATE}}, **policy} if policy else {}
         self._forward: Forward | None = None
 
     def __enter__(self) -> Self:
@@ -63,22 +65,39 @@ class Hospital:
     # The node
 
     def bring(self) -> None:
-        """Everything of the site into the guest, which has the tree or the package installed; the policy is put into force."""
+        """What a person brings is in the guest and in force, by the commands that a person uses; nothing is started."""
+        guest = self.guest
         certificate, key = self.combiner.issue_client_certificate(NODE)
-        token = self.combiner.mint_enrollment()
+        guest.run(f"mkdir -p -m 755 {GATE} && mkdir -p -m 700 {BROUGHT}")
         for name, content in (
             ("client.pem", certificate.read_bytes()),
             ("client.key", key.read_bytes()),
             ("ca.pem", self.combiner.ca_file.read_bytes()),
-            ("token", token.encode()),
+            ("root.json", self.trust_root.read_bytes()),
+            ("enrollment", self.combiner.mint_enrollment().encode()),
         ):
-            self.guest.write(f"{ETC}/identity/{name}", content, mode=0o600)
-        self.guest.write(f"{ETC}/trust/root.json", self.trust_root.read_bytes())
-        self.guest.write(f"{ETC}/scaleoutd.yaml", self.config_text())
-        self.guest.write(f"{ETC}/policy.yaml", self.policy_text())
-        self.guest.push(self.project.folder, f"{PROJECT}/releases/0001-first")
-        self.guest.run(f"mkdir -p {GATE} && ln -sfn releases/0001-first {PROJECT}/current && chgrp -R scaleoutd-runner {PROJECT}")
-        self.guest.run(f"chmod -R g+rX,o-rwx {PROJECT} && scaleoutctl policy apply")
+            guest.write(f"{BROUGHT}/{name}", content, mode=0o600)
+        guest.push(self.project.folder, f"{BROUGHT}/project")
+        for command in self.commands():
+            guest.run(f"cd {BROUGHT} && {command}", timeout_s=90)
+        guest.write(f"{ETC}/scaleoutd.d/50-quick.yaml", json.dumps({"intervals": QUICK}))
+        if self._policy:
+            policy = {
+                **json.loads(write_policy(self.folder / "policy.yaml", self.project, TRUST_ROOT, **self._policy).read_text())
+            }
+            policy["project"]["path"] = f"{PROJECT}/current"
+            guest.write(f"{ETC}/policy.yaml", json.dumps(policy, indent=1))
+            guest.run("scaleoutctl policy apply")
+
+    def commands(self) -> list[str]:
+        """From an installed package to a node that can be started; the fifth is `systemctl enable --now scaleoutd`."""
+        return [
+            f"scaleoutctl config init --api-url {self.combiner.api_url} --name {NODE} --client-id {NODE}"
+            f" --project {self.project.name} --trust-root root.json --data gate={GATE} --metric loss --metric accuracy",
+            "scaleoutctl identity install client.pem --key client.key --ca ca.pem",
+            "scaleoutctl enroll --token-file enrollment",
+            "scaleoutctl project install project",
+        ]
 
     def start(self) -> None:
         """As an administrator does, and waits until the node is connected."""
@@ -150,22 +169,6 @@ class Hospital:
         return sum(update.correlation_id == correlation_id and update.counted for update in self.combiner.updates)
 
     # What it looks like from inside
-
-    def policy_text(self, **changes: Any) -> str:
-        """policy.yaml of an installed node."""
-        path = write_policy(self.folder / "policy.yaml", self.project, Path("/etc/scaleoutd/trust/root.json"), **self._policy)
-        policy = {**json.loads(path.read_text()), **changes}
-        policy["project"]["path"] = "/var/lib/scaleoutd/project/current"
-        # /tmp and /dev/shm count as memory of the run: units refuse more than fits (core/render.py).
-        policy["limits"] = {"tmp_bytes": 64 * 1024**2, "shm_bytes": 64 * 1024**2, **policy["limits"]}
-        return json.dumps(policy, indent=1)
-
-    def config_text(self) -> str:
-        """scaleoutd.yaml."""
-        quick = {"poll_ms": 200, "heartbeat_ms": 500, "backoff_ms": 100, "backoff_limit_ms": 1000}
-        return json.dumps(
-            {"version": 1, "api_url": self.combiner.api_url, "client": {"id": NODE, "name": NODE}, "intervals": quick}, indent=1
-        )
 
     def trail(self, *names: str) -> list[dict[str, Any]]:
         """What the rooms sent for the events of these types, in order, with `type` added; all without names."""
