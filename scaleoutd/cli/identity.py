@@ -2,7 +2,7 @@
 """`scaleoutctl identity csr | install | show`: the node's client certificate and key.
 
     /etc/scaleoutd/identity/client.key           0600, root's; reaches the agent as a credential of systemd only
-    /etc/scaleoutd/identity/client.key.pending   the key of a request that has no certificate yet; the old pair stays in use
+    /etc/scaleoutd/request/client.key            the key of a request that has no certificate yet; the old pair stays in use
     /etc/scaleoutd/identity/client.pem, ca.pem
 
 The key is made on the node and never leaves it.  A pair is looked at before it is installed, all of it at once; when the running
@@ -42,7 +42,7 @@ from scaleoutd.errors import ConfigError, CredentialError, PeerError, ScaleoutEr
 WARN_DAYS = 30
 EXPIRING, UNUSABLE, WOULD_CHANGE = 1, 2, 1
 MAX_PEM_BYTES = 1024 * 1024
-FOLDER = "etc/scaleoutd/identity"
+FOLDER, PENDING = "etc/scaleoutd/identity", "etc/scaleoutd/request/client.key"
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
@@ -73,10 +73,10 @@ def identity_csr(name: str, out: Path | None, root: Path, as_json: bool) -> None
     must_be_root(place, "make a key")
     if not 1 <= len(name) <= 64 or not name.isprintable():
         raise click.UsageError("--name: expected 1 to 64 printable characters")
-    pending = place.identity / "client.key.pending"
+    pending = place.root / PENDING
     changed = not pending.exists()
     if changed:
-        _make_folder(place)
+        _make_folder(pending.parent)
         replace_file(pending, make_key(), mode=0o600)
     request = make_request(_read(pending), name)
     if out is not None:
@@ -125,12 +125,12 @@ def identity_install(
         f"{FOLDER}/client.pem": pem,
     }
     if belongs_to_pending(place, pem):
-        files[f"{FOLDER}/client.key.pending"] = None
-    changes = changes_of(place.root, files, secret={f"{FOLDER}/client.key", f"{FOLDER}/client.key.pending"})
+        files[PENDING] = None
+    changes = changes_of(place.root, files, secret={f"{FOLDER}/client.key", PENDING})
     told = ""
     if changes and not check:
         must_be_root(place, "install the certificate")
-        _make_folder(place)
+        _make_folder(place.identity)
         apply_changes(changes)
         try:
             told = _hand_over(place)
@@ -218,8 +218,7 @@ def _hand_over(place: Place) -> str:
 
 def _key_of(place: Place, certificate_pem: bytes) -> bytes:
     """The key made here that the certificate is for."""
-    for name in ("client.key.pending", "client.key"):
-        path = place.identity / name
+    for path in (place.root / PENDING, place.identity / "client.key"):
         if path.exists() and belongs(certificate_pem, _read(path)):
             return _read(path)
     raise CredentialError(
@@ -230,7 +229,7 @@ def _key_of(place: Place, certificate_pem: bytes) -> bytes:
 
 
 def belongs_to_pending(place: Place, certificate_pem: bytes) -> bool:
-    path = place.identity / "client.key.pending"
+    path = place.root / PENDING
     return path.exists() and belongs(certificate_pem, _read(path))
 
 
@@ -241,9 +240,11 @@ def _installed_ca(place: Place) -> bytes:
     return _read(path)
 
 
-def _make_folder(place: Place) -> None:
-    with storage_errors(f"make {place.identity}"):
-        place.identity.mkdir(mode=0o755, parents=True, exist_ok=True)
+def _make_folder(folder: Path) -> None:
+    """Root's alone, and below one that everybody may read."""
+    with storage_errors(f"make {folder}"):
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _read(path: Path) -> bytes:

@@ -2,7 +2,7 @@
 """`scaleoutctl enroll`: registers an installed node with an enrollment token, once.
 
     /etc/scaleoutd/identity/token           the refresh token that came, 0600, root's; a credential of the agent
-    /etc/scaleoutd/identity/enrolled.json   which enrollment token was redeemed (its SHA-256), where and when
+    /etc/scaleoutd/enrolled.json            which enrollment token was redeemed (its SHA-256), where and when
     /etc/scaleoutd/scaleoutd.d/10-enrolled.yaml   the client id that the server gave, when it gave another one
 
 The token is never on a command line: it comes from a file or from standard input.  A token is redeemed once; the same one again
@@ -38,7 +38,7 @@ from scaleoutd.errors import ConfigError, CredentialError, FormatError, StorageE
 
 WOULD_CHANGE = 1
 FOLDER = "etc/scaleoutd/identity"
-TOKEN, RECORD = f"{FOLDER}/token", f"{FOLDER}/enrolled.json"
+TOKEN, RECORD = f"{FOLDER}/token", "etc/scaleoutd/enrolled.json"
 DROP_IN = "etc/scaleoutd/scaleoutd.d/10-enrolled.yaml"
 
 

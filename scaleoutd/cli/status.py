@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scaleoutctl status` and `tasks`: what a node is and does, from its state folder, whether it runs or not.
+"""`scaleoutctl status` and `tasks`: what a node is and does.
 
-Exit status of `status`: 0 when every node shown runs, 3 when one does not (as `systemctl status`), 1 when something of its
-folder cannot be read.
+Of an installed node the rooms are asked (nodestatus.py); of a node in the foreground its state folder is read, whether it runs or
+not.  Exit status of `status`: 0 when every node shown runs (an installed one: is healthy), 3 when one does not (as `systemctl
+status`), 1 when something keeps it from its work or cannot be read, 75 when --wait ran out of time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,25 +20,39 @@ import click
 
 from scaleoutd.cli.measures import ago, counted, size
 from scaleoutd.cli.nodestate import NodeState, TaskRow, newest_node, node_folders, read_node, read_tasks
+from scaleoutd.cli.nodestatus import is_installed, read_status
+from scaleoutd.cli.nodestatus import lines_of as screen_of
+from scaleoutd.cli.place import ROOT_OPTION, Place
 from scaleoutd.cli.terminal import escape, warn
 from scaleoutd.core.clock import utc_text
+from scaleoutd.core.policy import parse_duration
 
-STOPPED, UNREADABLE = 3, 1
+STOPPED, UNREADABLE, WAITED_OUT = 3, 1, 75
+LOOK_S = 0.5
 STATE_DIR = click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="the node's folder [all of yours]")
 JSON = click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
 
 
 @click.command("status")
 @STATE_DIR
+@click.option("--wait", type=click.Choice(["healthy"]), help="until the installed node is so")
+@click.option("--timeout", default="2m", show_default=True, metavar="TIME", help="how long --wait waits")
+@ROOT_OPTION
 @JSON
-def status(state_dir: Path | None, as_json: bool) -> int:
-    """Say how a node is: running, project, last task, errors, trail, disk.  Without --state-dir: every node of yours.
+def status(state_dir: Path | None, wait: str | None, timeout: str, root: Path, as_json: bool) -> int:
+    """Say how a node is: running, project, last task, errors, trail, disk.
+
+    The installed node when there is one, else every node of yours in the foreground.
 
     \b
     Examples:
       scaleoutctl status
-      scaleoutctl status --state-dir /var/lib/scaleoutd --json
+      scaleoutctl status --wait healthy --timeout 1m
+      scaleoutctl status --state-dir ~/.local/state/scaleoutd/heart --json
     """
+    place = Place.of(root)
+    if state_dir is None and (wait or is_installed(place) or not place.is_this_host):
+        return _installed(place, parse_duration(timeout) if wait else 0, as_json)
     nodes = [read_node(folder) for folder in node_folders(state_dir)]
     if as_json:
         click.echo(json.dumps({"time_ms": _now_ms(), "nodes": [vars(node) for node in nodes]}, indent=2))
@@ -52,6 +69,23 @@ def status(state_dir: Path | None, as_json: bool) -> int:
     return 0 if nodes and all(node.running for node in nodes) else STOPPED
 
 
+def _installed(place: Place, wait_s: int, as_json: bool) -> int:
+    """The installed node; with `wait_s` not before it is healthy."""
+    deadline_s = time.monotonic() + wait_s
+    node = read_status(place)
+    while wait_s and node.health != "healthy" and time.monotonic() < deadline_s:
+        time.sleep(LOOK_S)
+        node = read_status(place)
+    if as_json:
+        click.echo(json.dumps({"time_ms": _now_ms(), **dataclasses.asdict(node)}, indent=2))
+    else:
+        for line in screen_of(node):
+            click.echo(escape(line))
+    if wait_s and node.health != "healthy":
+        return WAITED_OUT
+    return {"healthy": 0, "stopped": STOPPED}.get(node.health, UNREADABLE)
+
+
 @click.command("tasks")
 @click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="the node's folder [the one that wrote last]")
 @click.option("-n", "--last", "count", type=click.IntRange(1), default=20, show_default=True, help="how many, the newest ones")
@@ -65,7 +99,9 @@ def tasks(state_dir: Path | None, count: int, wanted: str | None, as_json: bool)
       scaleoutctl tasks
       scaleoutctl tasks --state failed --json
     """
-    folder = newest_node(state_dir)
+    system = Place().state
+    folder = system if state_dir is None and is_installed(Place()) and os.access(system / "runner/runs", os.R_OK) else None
+    folder = folder or newest_node(state_dir)
     problems: list[str] = []
     rows = [row for row in read_tasks(folder, problems) if wanted in (None, row.state, row.delivery)][-count:]
     if as_json:

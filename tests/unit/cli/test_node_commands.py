@@ -158,7 +158,7 @@ def test_the_key_is_made_here_and_the_certificate_of_the_sites_ca_is_installed(r
     first = told(root, "identity", "csr", "--name", "ward-7", "--out", str(tmp_path / "ward-7.csr"))
     again = told(root, "identity", "csr", "--name", "ward-7", "--out", str(tmp_path / "again.csr"))
     assert (first["changed"], again["changed"]) == (True, False)
-    pending = root / "etc/scaleoutd/identity/client.key.pending"
+    pending = root / "etc/scaleoutd/request/client.key"
     assert pending.stat().st_mode & 0o777 == 0o600
     authority, certificate = sign(tmp_path, tmp_path / "ward-7.csr")
     installed = told(root, "identity", "install", str(certificate), "--ca", str(authority))
