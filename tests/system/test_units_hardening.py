@@ -8,7 +8,7 @@ as shipped, where several directives may forbid it.  A directive without an entr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -101,7 +101,7 @@ def every_line() -> Iterator[tuple[str, str]]:
 
 def shown(guest: Guest, acts: tuple[str, ...], *properties: str) -> dict[str, str]:
     """What became of the acts in a bare unit with these properties."""
-    result = {}
+    result: dict[str, str] = {}
     for user in ("root", "nobody"):
         names = [name for name in acts if (name in AS_NOBODY) == (user == "nobody")]
         if names:
@@ -128,7 +128,7 @@ def prepare(guest: Guest) -> None:
     guest.script(OUTSIDE)
 
 
-def check_that_they_bite(guest: Guest, table: dict[str, tuple[str, ...]]) -> None:
+def check_that_they_bite(guest: Guest, table: Mapping[str, tuple[str, ...]]) -> None:
     acts = tuple(sorted({act for forbidden in table.values() for act in forbidden}))
     control = shown(guest, acts)
     assert set(control.values()) == {"done"}, control
