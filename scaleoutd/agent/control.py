@@ -8,6 +8,7 @@ of the combiner in order, and Resume announces the client again.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from scaleoutd import __version__
 from scaleoutd.core.strictjson import Json
 from scaleoutd.errors import ScaleoutError
 from scaleoutd.hold import Hold
+from scaleoutd.ipc.activation import Notifier
 from scaleoutd.ipc.control import (
     Command,
     Done,
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from scaleoutd.agent.log import Log
     from scaleoutd.agent.service import Agent
     from scaleoutd.agent.trail import Trail
+
+
+STATUS_S = 1.0  # how old the status line may be
 
 
 class AgentDesk:
@@ -117,6 +122,25 @@ class AgentDesk:
             return f"not connected to {where}"
         told = f"connected to {where}" if self._agent.connected else f"connecting to {where}"
         return f"{told}, {left} in hand" if left else told
+
+
+def keep_told(notifier: Notifier, desk: AgentDesk, stop: threading.Event) -> None:
+    """Tells the service manager what `systemctl status` shows, and that this process lives, until `stop`.
+
+    The threads do the work; each that ends by a bug sets `stop`, so alive means at work.
+    """
+    shown = _shown(desk.report())
+    notifier.ready(shown)
+    while not stop.wait(min(STATUS_S, notifier.watchdog_s / 4 or STATUS_S)):
+        notifier.progress()
+        if (text := _shown(desk.report())) != shown:
+            notifier.status(text)
+            shown = text
+    notifier.stopping("stopping: what is in progress is kept")
+
+
+def _shown(report: StatusReport) -> str:
+    return f"{report.text}: {report.message} [{report.code}]" if report.code else report.text
 
 
 def _now_ms() -> int:

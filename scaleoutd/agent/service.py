@@ -25,7 +25,7 @@ from collections.abc import Callable
 from scaleoutd import __version__
 from scaleoutd.agent.backoff import Backoff
 from scaleoutd.agent.config import AgentConfig
-from scaleoutd.agent.control import AgentDesk
+from scaleoutd.agent.control import AgentDesk, keep_told
 from scaleoutd.agent.dialects import Dialect, Report
 from scaleoutd.agent.intake import Intake, kept
 from scaleoutd.agent.link import Link, LinkEvents
@@ -38,6 +38,7 @@ from scaleoutd.agent.trail import Ledger, Trail
 from scaleoutd.agent.worker import Worker
 from scaleoutd.errors import ConfigError, CredentialError, ScaleoutError, StorageError, TransportError
 from scaleoutd.hold import HoldFile
+from scaleoutd.ipc.activation import Notifier
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.control import Control
 from scaleoutd.ipc.doors import ClientDoor
@@ -69,6 +70,7 @@ def run(
     stop: threading.Event,
     ledger: Ledger | None = None,
     control: socket.socket | None = None,
+    notifier: Notifier = Notifier(),  # noqa: B008 - tells nobody
 ) -> int:
     """Serves until `stop` is set (status 0) or until nothing that can heal is left (the error's exit status).
 
@@ -92,8 +94,9 @@ def run(
         agent = _agent(config, locked, trail, log, stop)
         if control is not None:
             Control("agent", control, agent.desk(), lambda line: log.info("control", line)).start()
-        status, reason = agent.run(), "stopped"
+        status, reason = agent.run(notifier), "stopped"
     except ScaleoutError as exc:
+        notifier.failed(exc.code, exc.message)
         log.error("agent-stopped", exc)
         status, reason = exc.exit_status, exc.code
     finally:
@@ -139,7 +142,7 @@ class Agent:
         self.trouble: ScaleoutError | None = None  # why there is no session
         self.connected_ms = 0
 
-    def run(self) -> int:
+    def run(self, notifier: Notifier = Notifier()) -> int:  # noqa: B008 - tells nobody
         self._take_up()
         threads = [
             threading.Thread(target=self._guarded, args=(loop,), name=loop.__name__.strip("_"), daemon=True)
@@ -148,7 +151,7 @@ class Agent:
         for thread in threads:
             thread.start()
         try:
-            self._stop.wait()
+            keep_told(notifier, self.desk(), self._stop)
         finally:
             self._stop.set()
             self._end(threads)

@@ -76,10 +76,22 @@ class NamedClientDoor:
 
 
 class NamedServerDoor:
-    """A ServerDoor over a listening socket; `rooms` says which uid is which room."""
+    """A ServerDoor over a listening socket; `rooms` says which uid is which room.
 
-    def __init__(self, listening: socket.socket, rooms: Mapping[int, str], on_ready: Callable[[str], None]) -> None:
+    `progress` is called at least every quarter of `watched_s` seconds while `accept` waits without a limit: who waits there is
+    at work, and who hangs elsewhere is not (sd_notify(3), WATCHDOG).
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        rooms: Mapping[int, str],
+        on_ready: Callable[[str], None],
+        progress: Callable[[], None] = lambda: None,
+        watched_s: float = 0.0,
+    ) -> None:
         self._listening, self._rooms, self._on_ready = listening, rooms, on_ready
+        self.progress, self._turn_s = progress, watched_s / 4 or None
 
     def fileno(self) -> int:
         return self._listening.fileno()
@@ -88,9 +100,8 @@ class NamedServerDoor:
         self._on_ready(status)
 
     def accept(self, timeout_s: float | None = None) -> Channel:
-        self._listening.settimeout(timeout_s)
         try:
-            sock, _ = self._listening.accept()
+            sock = self._next(timeout_s)
         except (TimeoutError, BlockingIOError) as exc:
             raise PeerError("cannot accept a connection: nobody came", code="peer-timeout") from exc
         except OSError as exc:
@@ -101,6 +112,16 @@ class NamedServerDoor:
             sock.close()
             raise PeerError(f"cannot accept a connection: uid {uid} is none of {sorted(self._rooms)}", code="peer-denied")
         return Channel(Connection(sock), room)
+
+    def _next(self, timeout_s: float | None) -> socket.socket:
+        while True:
+            self.progress()
+            self._listening.settimeout(self._turn_s if timeout_s is None else timeout_s)
+            try:
+                return self._listening.accept()[0]
+            except TimeoutError:
+                if timeout_s is not None:
+                    raise
 
 
 def peer_of(sock: socket.socket) -> tuple[int, int, int]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the ledger: --state FOLDER --accept FD [--door FD] [--host NAME] [--algorithm ed25519|ecdsa-p256].
+"""Starts the ledger: --state FOLDER --accept FD [--door FD] [--host NAME] [--algorithm ed25519|ecdsa-p256], or --service.
 
-FD of --accept is the inherited socket pair to the parent; --door is taken and closed: the ledger asks nobody.
+FD of --accept is the inherited socket pair to the parent; --door is taken and closed: the ledger asks nobody.  With --service
+the doors are the socket units of systemd.
 """
 
 from __future__ import annotations
@@ -15,19 +16,23 @@ from pathlib import Path
 
 from scaleoutd.errors import ScaleoutError
 from scaleoutd.hostclock import HostClock
+from scaleoutd.ipc.activation import Notifier, take_sockets
 from scaleoutd.ipc.doors import InheritedServerDoor
+from scaleoutd.ipc.named import NamedServerDoor, rooms_by_uid
 from scaleoutd.ipc.packets import Connection
 from scaleoutd.ledger.config import LedgerConfig
 from scaleoutd.ledger.service import run
 
+STATE = Path("/var/lib/scaleoutd/audit")
 LOOK_MS = 5_000  # how old the word on synchronisation may be: a stat for each event would be felt
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status."""
     parser = argparse.ArgumentParser(prog="scaleoutd-ledger")
-    parser.add_argument("--state", type=Path, required=True)
-    parser.add_argument("--accept", type=int, required=True)
+    parser.add_argument("--service", action="store_true")
+    parser.add_argument("--state", type=Path, default=STATE)
+    parser.add_argument("--accept", type=int)
     parser.add_argument("--door", type=int)
     parser.add_argument("--host", default=socket.gethostname() or "localhost")
     parser.add_argument("--algorithm", choices=("ed25519", "ecdsa-p256"), default="ed25519")
@@ -49,9 +54,18 @@ def main(arguments: list[str] | None = None) -> int:
         heartbeat_s=options.heartbeat_s,
         algorithm=options.algorithm,
     )
+    notifier = Notifier.of_environment() if options.service else Notifier()
     try:
-        run(InheritedServerDoor(Connection.from_descriptor(options.accept)), config, HostClock(LOOK_MS))
+        if options.service:
+            sockets = take_sockets()
+            door = NamedServerDoor(sockets["room"], rooms_by_uid(), notifier.ready)
+            run(door, config, HostClock(LOOK_MS), sockets.get("control"), notifier)
+        elif options.accept is not None:
+            run(InheritedServerDoor(Connection.from_descriptor(options.accept)), config, HostClock(LOOK_MS))
+        else:
+            parser.error("--accept or --service")
     except ScaleoutError as exc:
+        notifier.failed(exc.code, exc.message)
         print(f"scaleoutd-ledger: {exc}", file=sys.stderr)
         if exc.hint:
             print(f"  {exc.hint}", file=sys.stderr)

@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+import math
 import os
 import select
 import signal
@@ -24,6 +25,7 @@ from typing import Protocol
 from scaleoutd import __version__
 from scaleoutd.durable import hold_folder, make_private_folder
 from scaleoutd.errors import LedgerError, PeerError, ScaleoutError
+from scaleoutd.ipc.activation import Notifier
 from scaleoutd.ipc.channel import PROTOCOL, Channel, Hello, Refused
 from scaleoutd.ipc.control import Control
 from scaleoutd.ipc.doors import ServerDoor
@@ -50,7 +52,13 @@ class _Client:
     greeted: bool = False
 
 
-def run(door: ReadyServerDoor, config: LedgerConfig, clock: Clock, control: socket.socket | None = None) -> None:
+def run(
+    door: ReadyServerDoor,
+    config: LedgerConfig,
+    clock: Clock,
+    control: socket.socket | None = None,
+    notifier: Notifier = Notifier(),  # noqa: B008 - tells nobody
+) -> None:
     """Serves until the door closes or SIGTERM; ScaleoutError when the ledger cannot go on.
 
     `control` is the listening socket for administrators (ipc/control.py).
@@ -65,7 +73,7 @@ def run(door: ReadyServerDoor, config: LedgerConfig, clock: Clock, control: sock
                 Control("ledger", control, LedgerDesk(recorder), LOG.warning).start()
             try:
                 door.ready(f"{recorder.size} events")
-                reason = Service(door, recorder, stop.fileno()).serve()
+                reason = Service(door, recorder, stop.fileno(), notifier).serve()
             except BaseException:
                 recorder.close("failed")
                 raise
@@ -77,8 +85,8 @@ def run(door: ReadyServerDoor, config: LedgerConfig, clock: Clock, control: sock
 class Service:
     """The connections and the loop over them."""
 
-    def __init__(self, door: ServerDoor, recorder: Recorder, stop_fd: int) -> None:
-        self._door, self._recorder, self._stop_fd = door, recorder, stop_fd
+    def __init__(self, door: ServerDoor, recorder: Recorder, stop_fd: int, notifier: Notifier) -> None:
+        self._door, self._recorder, self._stop_fd, self._notifier = door, recorder, stop_fd, notifier
         self._clients: dict[int, _Client] = {}
         self._poll = select.poll()
         self._poll.register(door.fileno(), select.POLLIN)
@@ -96,7 +104,9 @@ class Service:
         return reason
 
     def _turn(self) -> str:
-        ready = {fd for fd, _ in self._poll.poll(self._recorder.idle_s() * 1000)}
+        self._notifier.progress()
+        wait_s = min(self._recorder.idle_s(), self._notifier.watchdog_s / 4 or math.inf)
+        ready = {fd for fd, _ in self._poll.poll(wait_s * 1000)}
         requests: list[tuple[_Client, Append]] = []
         for fd in ready & self._clients.keys():
             client = self._clients[fd]

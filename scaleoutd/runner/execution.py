@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 def place_of(task: Task, environment: ResolvedEnvironment, snapshot: Snapshot, folder: Path, slot: int) -> planner.Place:
-    if task.room.backend == "inner":
+    if task.room.backend != "namespaces":
         link_interpreter(folder, environment.python)
     return planner.Place(
         run=task.run.name,
         backend=task.room.backend,
         slot=slot,
-        snapshot=str(snapshot.path),
-        model_folder=str(folder),
-        scratch=str(task.room.scratch / str(slot)),
+        snapshot=task.room.seen_by_step(snapshot.path),
+        model_folder=task.room.seen_by_step(folder),
+        scratch=task.room.seen_by_step(task.room.scratch / str(slot)),
     )
 
 

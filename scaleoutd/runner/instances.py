@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts, ModelRules, SandboxPlan, StepResult
-from scaleoutd.errors import LaunchError, PeerError
+from scaleoutd.errors import LaunchError, PeerError, ScaleoutError, VerificationError
 from scaleoutd.ipc.channel import Channel, Received
 from scaleoutd.ipc.doors import ClientDoor
 from scaleoutd.ipc.step import (
@@ -39,6 +40,7 @@ GATE_S = 600.0
 PROBE_S = 60.0
 # Above the plan's wall clock: the launcher ends the step, kills what is left and reports.
 GRACE_S = 30.0
+ANSWERS = (Probed, Inspected, Started, Ended, Gated, Cleaned)
 
 
 @dataclass
@@ -100,15 +102,18 @@ def _facts_of(received: Received) -> GateFacts:
 class Instances:
     """The pool: `take` gives a connected instance with a free slot."""
 
-    def __init__(self, door: ClientDoor, spares: int = 1) -> None:
+    def __init__(self, door: ClientDoor, spares: int = 1, *, units: bool = False) -> None:
+        """`units`: the instances are units that `policy apply` has written the limits and paths of."""
         self._door = door
         self._wanted = spares
+        self._units = units
         self._lock = threading.Lock()
         self._spares: list[Channel] = []
         self._busy: set[int] = set()
         self._closed = False
 
-    def take(self) -> Instance:
+    def take(self, policy_sha256: str = "") -> Instance:
+        """VerificationError `policy-mismatch` when even a new instance was started under another policy than this one."""
         with self._lock:
             channel = self._spares.pop() if self._spares else None
             slot = next((number for number in range(SLOTS) if number not in self._busy), None)
@@ -119,11 +124,27 @@ class Instances:
             if channel is not None and channel.connection.wait(0):
                 channel.close()  # a spare has nothing to say: it is gone
                 channel = None
-            return Instance(channel or self._connect(), slot, self._release)
+            if channel is not None and not self._fits(channel, policy_sha256):
+                channel.close()
+                channel = None
+            if channel is None:
+                channel = self._connect()
+                if not self._fits(channel, policy_sha256):
+                    channel.close()
+                    raise VerificationError(
+                        f"cannot start a step: its unit was written for policy {_policy_of(channel) or 'none'}, in force is"
+                        f" {policy_sha256}",
+                        code="policy-mismatch",
+                        hint="Run `scaleoutctl policy apply` as root.",
+                    )
+            return Instance(channel, slot, self._release)
         except BaseException:
             with self._lock:
                 self._busy.discard(slot)
             raise
+
+    def _fits(self, channel: Channel, policy_sha256: str) -> bool:
+        return not self._units or _policy_of(channel) == policy_sha256
 
     def refill(self) -> None:
         """Connects spares up to the wanted number; call it after a run, not while one is starting."""
@@ -171,8 +192,8 @@ class Instances:
         try:
             # Our end says no more; the launcher kills what runs, empties the scratch folder and closes its end.
             channel.connection.shut()
-            channel.connection.drain(GRACE_S)
-            if instance.plan is not None and has_left_overs(instance.plan):
+            cleaned = _last_word(channel)
+            if instance.plan is not None and not cleaned and has_left_overs(instance.plan):
                 self._clean(instance.plan)
         finally:
             channel.close()
@@ -188,8 +209,30 @@ class Instances:
             channel.close()
 
 
+def _policy_of(channel: Channel) -> str:
+    return channel.peer_hello.digests.get("policy", "") if channel.peer_hello else ""
+
+
+def _last_word(channel: Channel) -> bool:
+    """Waits until the instance is gone; True when it said that it left nothing in its scratch folder."""
+    deadline_s = time.monotonic() + GRACE_S
+    cleaned = False
+    while (left_s := deadline_s - time.monotonic()) > 0:
+        try:
+            received = channel.receive(*ANSWERS, timeout_s=left_s)
+        except ScaleoutError as exc:  # an answer to what nobody waits for any more
+            if isinstance(exc, PeerError) and exc.code in ("peer-closed", "peer-timeout"):
+                break
+            continue
+        cleaned = isinstance(received.message, Cleaned)
+        received.close()
+    return cleaned
+
+
 def has_left_overs(plan: SandboxPlan) -> bool:
     """Whether something lies in the scratch folder; True when this room may not even look."""
+    if plan.backend == "systemd":
+        return True  # the path is one of the step's view
     try:
         return bool(os.listdir(plan.scratch))
     except FileNotFoundError:

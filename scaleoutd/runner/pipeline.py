@@ -102,7 +102,7 @@ def perform(task: Task) -> tuple[Released, Outgoing]:
         snapshot = snapshot_project(task, proven)  # 3
         model, folder = receive(task, grant)  # 4
         start_up(task, grant, environment, snapshot)
-        with task.room.instances.take() as instance:
+        with task.room.instances.take(grant.policy_sha256) as instance:
             # 6 comes before 5: the inspector runs in the plan's slot and under its limits.
             plan = make_plan(task, grant, environment, snapshot, folder, instance.slot)
             facts = inspect(task, grant, instance, plan, model)  # 5

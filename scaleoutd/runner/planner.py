@@ -10,6 +10,9 @@ The step's view, beside the system's own folders and the interpreter's:
     /scratch              writable, on disk; the results are expected in /scratch/out, where `build` also works
     /env/bin              `python` and `python3` of the policy's environment, on PATH (backend inner: <model folder>/bin)
     /tmp, /dev/shm        own, of the policy's size
+
+Backend systemd: the view is the step unit's, the same for every task.  The snapshot is /store/NAME, the model's folder /in/NAME,
+scratch /scratch/SLOT; the runner gives a Place with those paths, and Landlock shows a task its own part.
 """
 
 from __future__ import annotations
@@ -56,7 +59,7 @@ class PlanInputs:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run happens on the host."""
+    """Where a run happens: paths of the host, with the backend systemd those of the step unit's view."""
 
     run: str
     backend: Backend
@@ -100,14 +103,14 @@ def build_inputs_of(grant: BuildGrant, environment: ResolvedEnvironment, place: 
 
 def make_plan(given: PlanInputs) -> SandboxPlan:
     """The plan of one run."""
-    inner = given.backend == "inner"
+    inner = given.backend != "namespaces"
     project = given.snapshot if inner else "/project"
     python = given.environment.python
     binds = [
         *given.environment.binds,
         Bind(given.snapshot, "/project", executable=True),
         Bind(given.model_folder, "/in"),
-        *(Bind(path, f"/data/{name}") for name, path in sorted(given.data_sets.items())),
+        *(Bind(_data_source(given, name), f"/data/{name}") for name in sorted(given.data_sets)),
     ]
     return SandboxPlan(
         run=given.run,
@@ -137,6 +140,11 @@ def _command(given: PlanInputs, project: str) -> tuple[str, ...]:
     return tuple(f"{project}/{word}" if word in given.signed_words else word for word in given.command)
 
 
+def _data_source(given: PlanInputs, name: str) -> str:
+    """Where a data set is found: a unit's view has it at its target already."""
+    return f"/data/{name}" if given.backend == "systemd" else given.data_sets[name]
+
+
 def _scratch(given: PlanInputs, inner: bool) -> str:
     return given.scratch if inner else "/scratch"
 
@@ -155,7 +163,7 @@ def _environment(given: PlanInputs, inner: bool, project: str) -> dict[str, str]
         "USER": "step",
         "LOGNAME": "step",
         "LANG": "C.UTF-8",
-        "TMPDIR": f"{scratch}/home" if inner else "/tmp",  # noqa: S108  # the run's own /tmp
+        "TMPDIR": f"{scratch}/home" if given.backend == "inner" else "/tmp",  # noqa: S108  # the run's own /tmp
         # Output reaches the terminal line by line, and nothing is written beside the code.
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -173,8 +181,8 @@ def _environment(given: PlanInputs, inner: bool, project: str) -> dict[str, str]
     if given.task == "build":
         # The official client's variable; modules of the project are found though the working folder is another.
         environment |= {"SCALEOUT_BUILD_OUTPUT_DIR": f"{scratch}/out", "PYTHONPATH": project}
-    for name, source in given.data_sets.items():
-        environment["SCALEOUTD_DATA_" + _variable(name)] = source if inner else f"/data/{name}"
+    for name in given.data_sets:
+        environment["SCALEOUTD_DATA_" + _variable(name)] = _data_source(given, name) if inner else f"/data/{name}"
     return environment
 
 

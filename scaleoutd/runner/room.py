@@ -73,9 +73,10 @@ class Room:
     outbox: Outbox = field(init=False)
 
     def __post_init__(self) -> None:
-        make_private_folder(self.state)
-        for name in ("store", "output", "scratch"):
-            make_private_folder(self.state / name)
+        # An installed node has made them, with the modes that its readers and its step unit need.
+        for folder in (self.state, self.state / "store", self.state / "output", self.scratch):
+            if not folder.is_dir():
+                make_private_folder(folder)
         with storage_errors("make the folder of models"):
             (self.state / "in").mkdir(mode=0o711, exist_ok=True)
             for path in (self.state / "in").iterdir():  # models of runs that a crash ended
@@ -88,7 +89,17 @@ class Room:
 
     @property
     def scratch(self) -> Path:
-        return self.state / "scratch"
+        """Folders of the slots: ours in the foreground, beside ours in the service, where we cannot look into them."""
+        return self.state.parent / "scratch" if self.backend == "systemd" else self.state / "scratch"
+
+    def seen_by_step(self, path: Path) -> str:
+        """`path`, a folder below store, in or scratch, as the step sees it: the view of its unit has them below /."""
+        if self.backend != "systemd":
+            return str(path)
+        for host, seen in ((self.state / "store", "/store"), (self.state / "in", "/in"), (self.scratch, "/scratch")):
+            if path.is_relative_to(host):
+                return str(Path(seen) / path.relative_to(host))
+        raise ValueError(f"{path} is in no folder of the step's view")
 
     def now(self) -> Now:
         return self.host_clock()

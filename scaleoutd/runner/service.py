@@ -121,7 +121,7 @@ class Runner:
             return Probed(())
         name = sorted(policy.environments)[0]
         environment = resolve_environment(policy.environments[name])
-        with self.room.instances.take() as instance:
+        with self.room.instances.take(policy.digest()) as instance:
             plan = planner.make_plan(
                 planner.PlanInputs(
                     run="probe",
@@ -129,9 +129,9 @@ class Runner:
                     slot=instance.slot,
                     task="train",
                     command=[environment.python],
-                    snapshot=str(self.room.state / "store"),
-                    model_folder=str(self.room.state / "in"),
-                    scratch=str(self.room.scratch / str(instance.slot)),
+                    snapshot=self.room.seen_by_step(self.room.state / "store"),
+                    model_folder=self.room.seen_by_step(self.room.state / "in"),
+                    scratch=self.room.seen_by_step(self.room.scratch / str(instance.slot)),
                     environment=environment,
                     data_sets={},
                     limits=policy.limits.of_run(),
@@ -361,8 +361,17 @@ def stop_on_sigterm() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run(room: Room, door: ServerDoor, ready: Callable[[str], None], control: socket.socket | None = None) -> int:
-    """The room's life; returns its exit status.  `control` is the listening socket for administrators (ipc/control.py)."""
+def run(
+    room: Room,
+    door: ServerDoor,
+    ready: Callable[[str], None],
+    control: socket.socket | None = None,
+    failed: Callable[[str, str], None] = lambda code, message: None,
+) -> int:
+    """The room's life; returns its exit status.
+
+    `control` is the listening socket for administrators (ipc/control.py); `failed` hears code and message of a start that failed.
+    """
 
     def log(line: str) -> None:
         print(f"runner: {line}", file=sys.stderr, flush=True)
@@ -379,6 +388,7 @@ def run(room: Room, door: ServerDoor, ready: Callable[[str], None], control: soc
         reason = "SIGTERM"
     except ScaleoutError as exc:
         log(f"{exc.message} [{exc.code}]" + (f"\n        {exc.hint}" if exc.hint else ""))
+        failed(exc.code, exc.message)
         return exc.exit_status
     runner.stop(reason)
     return 0

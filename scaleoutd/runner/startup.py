@@ -28,7 +28,7 @@ def start_up(task: Task, grant: Grant, environment: ResolvedEnvironment, snapsho
     task.stage = "startup"
     task.link.stage("startup")
     folder = task.room.state / "in" / secrets.token_hex(12)
-    with ExitStack() as cleanup, task.room.instances.take() as instance:
+    with ExitStack() as cleanup, task.room.instances.take(grant.policy_sha256) as instance:
         with storage_errors("make the folder of a startup"):
             folder.mkdir(mode=0o755)
             folder.chmod(0o755)

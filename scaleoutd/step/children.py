@@ -24,9 +24,11 @@ from scaleoutd.core import strictjson
 from scaleoutd.errors import LaunchError, LimitExceededError, PeerError, ScaleoutError, from_code
 from scaleoutd.step import confine, syscalls
 from scaleoutd.step.confine import Identity
+from scaleoutd.step.killer import Killer
 from scaleoutd.step.landlock import Grant
 
 MAX_RESULT_BYTES = 64 * 1024
+_LAST_MS = 20  # for a child that has answered and is on its way out
 _HEADROOM_BYTES = 512 << 20  # of address space, over what the launcher has mapped
 
 Work = Callable[..., tuple[dict[str, Any], Sequence[int]]]
@@ -46,6 +48,7 @@ class Cell:
     files: bool = False  # may open (within `grants`) and delete files
     folder: str = "/"  # working folder
     connection_fd: int = -1  # when it hangs up, the child is killed
+    killer: Killer | None = None  # where the launcher may not end it itself
 
 
 @dataclass
@@ -69,8 +72,26 @@ def call(cell: Cell, work: Work, descriptors: Sequence[int] = ()) -> Outcome:
         return _collect(cell, ours)
     finally:
         ours.close()
-        os.kill(pid, signal.SIGKILL)
+        end(pid, cell.identity, cell.killer)
         os.waitpid(pid, 0)
+
+
+def end(pid: int, identity: Identity, killer: Killer | None) -> None:
+    """Kills the child `pid`, who may have become `identity` or not yet."""
+    if killer is None:
+        os.kill(pid, signal.SIGKILL)
+        return
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except PermissionError:  # it is another user by now, and has most often ended by itself
+        ended = os.pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(ended, select.POLLIN)
+            if not poll.poll(_LAST_MS):
+                killer.kill(identity)
+        finally:
+            os.close(ended)
 
 
 def _collect(cell: Cell, sock: socket.socket) -> Outcome:
@@ -164,12 +185,24 @@ def confine_child(cell: Cell) -> None:
                 (resource.RLIMIT_MSGQUEUE, 0, 0),
             ]
         )
-    with confine.stage("working folder"):
-        os.chdir(cell.folder)  # before the change of uid: the folders above may be closed to the step's uid
+    # Before the change of uid: the folders above may be closed to the step's uid.  After it where this one is closed to us.
+    entered = _entered(cell.folder)
     confine.become(cell.identity)
+    if not entered:
+        with confine.stage("working folder"):
+            os.chdir(cell.folder)
     with confine.stage("rlimits"):
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     confine.restrict(cell.grants, cell.program, abi=cell.landlock_abi)
+
+
+def _entered(folder: str) -> bool:
+    with confine.stage("working folder"):
+        try:
+            os.chdir(folder)
+        except PermissionError:
+            return False
+    return True
 
 
 def _mapped_bytes() -> int:

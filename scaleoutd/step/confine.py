@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from scaleoutd.core.plan import STEP_UID_BASE
+from scaleoutd.core.plan import STEP_UID_BASE, SandboxPlan
 from scaleoutd.errors import LaunchError
 from scaleoutd.step import landlock, syscalls
 from scaleoutd.step.landlock import Grant
@@ -32,9 +32,10 @@ class Identity:
     change: bool
 
 
-def identity_of_slot(slot: int) -> Identity:
-    """The slot's own uid for root, the caller's for an ordinary user."""
-    if os.geteuid() == 0:
+def identity_of(plan: SandboxPlan) -> Identity:
+    """The slot's own uid for root and for the launcher of a unit (which has CAP_SETUID), the caller's for an ordinary user."""
+    slot = plan.slot
+    if os.geteuid() == 0 or plan.backend == "systemd":
         return Identity(STEP_UID_BASE + slot, STEP_UID_BASE + slot, change=True)
     return Identity(os.geteuid(), os.getegid(), change=False)
 

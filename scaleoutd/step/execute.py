@@ -23,6 +23,7 @@ from scaleoutd.errors import CODES, LaunchError, PeerError, from_code
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.step import CancelStep
 from scaleoutd.step import init, limits, namespaces, outcomes
+from scaleoutd.step.killer import Killer
 from scaleoutd.step.seccomp import Filters, Supervisor
 
 _READ_BYTES = 64 * 1024
@@ -33,8 +34,11 @@ _SERVE_AT_ONCE = 64  # notifications answered before the other descriptors get t
 class Execution:
     """One run of one plan.  `run` is called once."""
 
-    def __init__(self, channel: Channel, order: init.Order, group: limits.Cgroup, filters: Filters) -> None:
+    def __init__(
+        self, channel: Channel, order: init.Order, group: limits.Cgroup, filters: Filters, killer: Killer | None = None
+    ) -> None:
         self._channel = channel
+        self._killer = killer
         self._order = order
         self._plan: SandboxPlan = order.plan
         self._group = group
@@ -200,7 +204,12 @@ class Execution:
 
     def _kill(self) -> None:
         if self._pid:
-            os.kill(self._pid, signal.SIGKILL)
+            try:
+                os.kill(self._pid, signal.SIGKILL)
+            except PermissionError:  # it has become the step's user, who is not the launcher's of a unit
+                if self._killer is None:
+                    raise
+                self._killer.kill(self._order.identity)
             _, _, self._usage = os.wait4(self._pid, 0)
             self._pid = 0
 

@@ -6,7 +6,8 @@ process ends it kills what is left (kill(-1) reaches the run's pid namespace and
 the kernel would kill the rest even if it did not.  When the launcher goes away, its end of `control` hangs up and pid 1 ends.
 
 With the backend `inner` there is no pid namespace: the same process is then a child subreaper and kills its descendants
-until none is left.
+until none is left.  In a unit (backend `systemd`) there is none either, but the run has a uid of its own: kill(-1) reaches the
+run there too, and nothing else.
 
 On `control` (SOCK_SEQPACKET, JSON): {"failed": …}, {"over": code}, {"ended": …}.  On `door`: {"failed": …} or the listener's
 descriptor; end of file on `door` means that exec succeeded.
@@ -36,7 +37,7 @@ from scaleoutd.step.landlock import Grant
 
 NULL, OUT, ERR, CONTROL, DOOR = 0, 1, 2, 3, 4
 _TICK_S = 0.1
-_PROCESSES_OF_OURS = {"namespaces": 3, "inner": 3}  # launcher, pid 1, and the main process before its exec
+_PROCESSES_OF_OURS = {"namespaces": 3, "systemd": 3, "inner": 3}  # launcher, pid 1, and the main process before its exec
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Order:
     own_namespaces: bool
     scratch: str  # as pid 1 sees it
     work: Callable[[], None] | None = None  # done by the confined main process instead of the exec: the probes
+    unit: bool = False  # backend systemd: the unit's view, and a uid that nobody else has
     person: int | None = None  # standard input, output and error for a person, instead of /dev/null and the output pipe
 
 
@@ -127,10 +129,14 @@ def _become_step(order: Order) -> NoReturn:
         with confine.stage("rlimits"):
             others = _PROCESSES_OF_OURS[plan.backend]
             confine.set_rlimits(limits.rlimits_of(plan.limits, others=others, address_space=order.watch_memory))
-        with confine.stage("working folder"):
-            os.chdir(plan.cwd)
+        if not order.unit:
+            with confine.stage("working folder"):
+                os.chdir(plan.cwd)
         confine.default_signals()
         confine.become(order.identity)
+        if order.unit:  # a folder of the step's is closed to the launcher's user
+            with confine.stage("working folder"):
+                os.chdir(plan.cwd)
         listener = confine.restrict(order.view.grants, order.program, abi=order.landlock_abi, listener=True)
         _tell(CONTROL, {"listener": True}, [listener])
         os.close(listener)
@@ -153,7 +159,7 @@ def _become_step(order: Order) -> NoReturn:
 
 def _raise_oom_score(order: Order) -> None:
     """Then /proc becomes read-only, so that the step cannot lower it again even without Landlock."""
-    if not order.identity.change:
+    if os.geteuid() != 0:
         syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # /proc/self is root's while the process is not dumpable
     _write("/proc/self/oom_score_adj", confine.OOM_SCORE_FIRST)
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
@@ -256,7 +262,7 @@ def _kill_rest(order: Order) -> int:
     deadline = time.monotonic() + 5.0
     while time.monotonic() < deadline:
         try:
-            if order.own_namespaces:
+            if order.own_namespaces or order.unit:
                 os.kill(-1, signal.SIGKILL)
             else:
                 for pid in _members(order):

@@ -46,6 +46,7 @@ from scaleoutd.step import (
     gate,
     init,
     inspect,
+    killer,
     landlock,
     limits,
     namespaces,
@@ -59,23 +60,30 @@ from scaleoutd.step import (
 from scaleoutd.step.landlock import Grant
 from scaleoutd.step.start import CONNECTION_FD
 
+POLICY_VARIABLE = "SCALEOUTD_POLICY_DIGEST"
+
 
 class Launcher:
     """The session with the runner."""
 
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
+    def __init__(self, channel: Channel, unit: bool = False) -> None:
+        self._channel, self._unit = channel, unit
         self._filters = seccomp.load()
         self._abi = min(syscalls.landlock_abi(), 7)
-        self._namespaces_error = _prepare_namespaces()
+        self._namespaces_error = None if unit else _prepare_namespaces()
         self._scratch: tuple[str, confine.Identity] | None = None
         self._group = limits.Cgroup()
-        self._group.enter(f"{limits.GROUP_PREFIX}{os.getpid()}")
+        if unit:
+            self._group.adopt()
+        else:
+            self._group.enter(f"{limits.GROUP_PREFIX}{os.getpid()}")
+        self._killer = killer.Killer() if unit else None
 
     def serve(self) -> None:
         """Greets, then answers requests until the connection ends."""
         try:
-            self._channel.greet("step", {"filter": self._filters.step_sha256})
+            policy = os.environ.get(POLICY_VARIABLE, "")  # of the unit's drop-in
+            self._channel.greet("step", {"filter": self._filters.step_sha256} | ({"policy": policy} if policy else {}))
             while True:
                 received = self._channel.receive(Probe, Clean, Inspect, Execute, Gate)
                 try:
@@ -87,6 +95,14 @@ class Launcher:
                 raise
         finally:
             self._clean_up()
+            self._say_clean()
+
+    def _say_clean(self) -> None:
+        """The runner may not look into the scratch folder of a slot, so it is told; silence means that something is left."""
+        try:
+            self._channel.tell(Cleaned())
+        except PeerError:
+            pass  # the runner is gone, and its successor cleans every slot
 
     def _answer(self, received: Received) -> None:
         handlers: dict[type[Any], Callable[[Received], None]] = {
@@ -105,7 +121,7 @@ class Launcher:
 
     def _clean(self, received: Received) -> None:
         request: Clean = received.message
-        self._prepare_scratch(request.plan, confine.identity_of_slot(request.plan.slot))
+        self._prepare_scratch(request.plan, confine.identity_of(request.plan))
         self._clean_up()
         self._channel.tell(Cleaned())
 
@@ -178,18 +194,19 @@ class Launcher:
         plan = received.message.plan
         order = self.order_of(plan)
         self._prepare_scratch(plan, order.identity)
-        found = probe.prove(self._channel, order, self._group, self._filters)
+        found = probe.prove(self._channel, order, self._group, self._filters, self._killer)
         self._channel.tell(Probed(found, self._filters.step_sha256, self._abi))
 
     def _reader_cell(self, plan: SandboxPlan) -> children.Cell:
         """A child that may compute on what it is given, and nothing else."""
         return children.Cell(
-            identity=confine.identity_of_slot(plan.slot),
+            identity=confine.identity_of(plan),
             program=self._filters.inspect,
             landlock_abi=self._abi,
             cpu_s=plan.limits.cpu_s,
             wall_clock_s=plan.limits.wall_clock_s,
             connection_fd=self._channel.fileno(),
+            killer=self._killer,
         )
 
     def _execute(self, received: Received) -> None:
@@ -201,7 +218,7 @@ class Launcher:
         if request.person:
             order = dataclasses.replace(order, person=received.descriptors[-1])
         self._prepare_scratch(plan, order.identity)
-        run = execute.Execution(self._channel, order, self._group, self._filters)
+        run = execute.Execution(self._channel, order, self._group, self._filters, self._killer)
         terminal = received.descriptors[1] if request.terminal else None
         result = run.run(received.descriptors[0], terminal, lambda pid: self._channel.tell(Started(pid)))
         self._channel.tell(Ended(result))
@@ -209,9 +226,12 @@ class Launcher:
     def order_of(self, plan: SandboxPlan) -> init.Order:
         """What pid 1 needs to carry out `plan`; its limits are written to the cgroup."""
         self._check(plan)
-        identity = confine.identity_of_slot(plan.slot)
+        identity = confine.identity_of(plan)
         own = plan.backend == "namespaces"
-        sight = view.of_plan(plan, identity.uid, identity.gid) if own else view.of_host(plan)
+        if own:
+            sight = view.of_plan(plan, identity.uid, identity.gid)
+        else:
+            sight = view.of_unit(plan) if self._unit else view.of_host(plan)
         with confine.stage("cgroup"):
             self._group.apply(plan.limits)
         return init.Order(
@@ -223,12 +243,15 @@ class Launcher:
             watch_memory=self._group.memory is None,
             own_namespaces=own,
             scratch=view.SCRATCH if own else plan.scratch,
+            unit=self._unit,
         )
 
     def _check(self, plan: SandboxPlan) -> None:
-        if plan.backend == "systemd":
+        if (plan.backend == "systemd") != self._unit:
             raise KernelSupportError(
-                "cannot run the step: backend systemd is not in this build", hint="Use the backend namespaces."
+                f"cannot run the step: backend {plan.backend} was asked of an instance that "
+                + ("is a unit of systemd" if self._unit else "is no unit of systemd"),
+                hint="The installed service has the backend systemd; everywhere else it is namespaces.",
             )
         if plan.backend == "namespaces" and self._namespaces_error:
             raise self._namespaces_error
@@ -240,7 +263,7 @@ class Launcher:
             )
 
     def _prepare_scratch(self, plan: SandboxPlan, identity: confine.Identity) -> None:
-        ready = scratch.make(plan.scratch, identity)
+        ready = False if self._unit else scratch.make(plan.scratch, identity)  # a unit's launcher may not even look
         self._scratch = (plan.scratch, identity)
         if not ready:
             children.call(self._file_cell(identity, plan.scratch), _renew, [])
@@ -256,6 +279,7 @@ class Launcher:
             grants=(Grant(".", access),),
             files=True,
             folder=folder,
+            killer=self._killer,
         )
 
     def _clean_up(self) -> None:
@@ -307,7 +331,7 @@ def main() -> None:
     channel = Channel(Connection.from_descriptor(CONNECTION_FD), "runner")
     os.set_inheritable(CONNECTION_FD, False)
     try:
-        Launcher(channel).serve()
+        Launcher(channel, unit="--service" in sys.argv[1:]).serve()
     except ScaleoutError as exc:
         print(f"scaleoutd-step: {exc}", file=sys.stderr)
         sys.exit(exc.exit_status)

@@ -56,6 +56,7 @@ class Cgroup:
         self.memory: str | None = None
         self.pids: str | None = None
         self.version = 0
+        self._fixed = False
         self._homes: dict[str, str] = {}  # group → the group above it
         self._before = (0, 0)
 
@@ -71,9 +72,22 @@ class Cgroup:
             self.version = 2
             self.memory = self.pids = self._make(homes[""], name, ("memory.max", "pids.max"))
 
+    def adopt(self) -> None:
+        """Takes the group that systemd made for the unit and limited: read only, and never left."""
+        homes = _own_groups()
+        self._fixed = True
+        if "" in homes and os.path.exists(f"{homes['']}/memory.max"):
+            self.version, self.memory = 2, homes[""]
+            self.pids = homes[""] if os.path.exists(f"{homes['']}/pids.max") else None
+        elif "memory" in homes and os.path.exists(f"{homes['memory']}/memory.limit_in_bytes"):
+            self.version, self.memory = 1, homes["memory"]
+            self.pids = homes.get("pids")
+
     def apply(self, limits: Limits) -> None:
         """Writes the limits of a run; OSError when the kernel refuses one, and then there is no run."""
         self._before = (self._oom_kills(), self._forks_refused())
+        if self._fixed:
+            return
         memory = limits.memory_bytes + _OWN_MEMORY_BYTES
         if self.memory is not None:
             _write(f"{self.memory}/{'memory.limit_in_bytes' if self.version == 1 else 'memory.max'}", memory)

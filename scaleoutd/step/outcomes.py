@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from scaleoutd.step.init import Order
 
 
-def providers(outcome: Outcome, *, own_namespaces: bool, own_uid: bool, landlock_abi: int) -> tuple[str, ...]:
-    """Names of what holds `outcome`, strongest first; empty when nothing does."""
+def providers(outcome: Outcome, *, own_namespaces: bool, own_uid: bool, landlock_abi: int, unit: bool = False) -> tuple[str, ...]:
+    """Names of what holds `outcome`, strongest first; empty when nothing does.
+
+    `unit`: network, mount view and cgroup are those of a systemd unit, which the backend of that name runs in.
+    """
+    outside = own_namespaces or unit
     table: dict[str, Sequence[tuple[str, bool]]] = {
         "no-socket-out": (
             ("seccomp", True),
-            ("network-namespace", own_namespaces),
-            ("mount-view", own_namespaces),
+            ("network-namespace", outside),
+            ("mount-view", outside),
             ("landlock-tcp", landlock_abi >= 4),
             ("landlock-scope", landlock_abi >= 6),
         ),
@@ -27,10 +31,10 @@ def providers(outcome: Outcome, *, own_namespaces: bool, own_uid: bool, landlock
             ("uid", own_uid),
             ("landlock-scope", landlock_abi >= 6),
         ),
-        "no-write-outside": (("mount-view", own_namespaces), ("landlock", landlock_abi >= 1), ("uid", own_uid)),
-        "no-read-outside": (("mount-view", own_namespaces), ("landlock", landlock_abi >= 1), ("uid", own_uid)),
-        "no-foreign-device": (("mount-view", own_namespaces), ("landlock", landlock_abi >= 1), ("capabilities", True)),
-        "no-survivor": (("pid-namespace", own_namespaces),),
+        "no-write-outside": (("mount-view", outside), ("landlock", landlock_abi >= 1), ("uid", own_uid)),
+        "no-read-outside": (("mount-view", outside), ("landlock", landlock_abi >= 1), ("uid", own_uid)),
+        "no-foreign-device": (("mount-view", outside), ("landlock", landlock_abi >= 1), ("capabilities", True)),
+        "no-survivor": (("pid-namespace", own_namespaces), ("unit-cgroup", unit)),
     }
     return tuple(name for name, present in table[outcome] if present)
 
@@ -44,16 +48,16 @@ def as_enforced(order: Order) -> tuple[Enforcement, ...]:
             own_namespaces=order.own_namespaces,
             own_uid=order.identity.change,
             landlock_abi=order.landlock_abi,
+            unit=order.unit,
         )
-        result.append(Enforcement(outcome, status_without_proof(outcome, names, order.own_namespaces), names))
+        held = order.own_namespaces or order.unit
+        result.append(Enforcement(outcome, status_without_proof(outcome, names, held), names))
     return tuple(result)
 
 
-def status_without_proof(
-    outcome: Outcome, names: Sequence[str], own_namespaces: bool
-) -> Literal["proven", "enforced", "partial", "open"]:
-    """With namespaces a stage that could not be entered ends the run, so what was applied holds."""
-    if own_namespaces:
+def status_without_proof(outcome: Outcome, names: Sequence[str], held: bool) -> Literal["proven", "enforced", "partial", "open"]:
+    """With namespaces, or in a unit, a stage that could not be entered ends the run, so what was applied holds."""
+    if held:
         return "enforced"
     if outcome == "no-survivor":
         return "partial"  # descendants are hunted down, no kernel object holds them together

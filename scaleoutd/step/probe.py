@@ -27,12 +27,20 @@ from scaleoutd.core.plan import OUTCOMES, Enforcement, Outcome
 from scaleoutd.errors import KernelSupportError, LaunchError
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.step import confine, execute, init, limits, outcomes
+from scaleoutd.step.killer import Killer
 from scaleoutd.step.seccomp import Filters
 
 _WALL_CLOCK_S = 20
 _PIDS_INSIDE = 16  # no process of the probe has a higher number in its own pid namespace
 _FOREIGN_DEVICES = ("/dev/kmsg", "/dev/mem", "/dev/tty", "/dev/ptmx", "/dev/fuse", "/dev/kvm", "/dev/vsock", "/dev/loop-control")
 _FAMILIES = {"inet": 2, "inet6": 10, "netlink": 16, "packet": 17, "alg": 38, "vsock": 40}
+# What a step of a unit could reach if its view were not its own: sockets that every host with systemd has.
+_SOCKETS_OF_A_HOST = (
+    "/run/systemd/private",
+    "/run/systemd/journal/stdout",
+    "/run/dbus/system_bus_socket",
+    "/run/scaleoutd/ledger.sock",
+)
 HINTS: dict[Outcome, str] = {
     "no-socket-out": "Needs a network namespace, or Landlock with ABI 6 and a view without sockets.",
     "no-signal-out": "Needs a pid namespace, an own uid, or Landlock with ABI 6 (Linux 6.12).",
@@ -51,19 +59,21 @@ class Arena:
     secret: str
     path_socket: str
     abstract_socket: str
-    tcp_port: int
+    tcp_port: int  # 0: the launcher shares network and view with the step, and sockets of its own would not be outside
     victim: int
     launcher: int | None  # None: no number names it inside
 
 
-def prove(channel: Channel, order: init.Order, group: limits.Cgroup, filters: Filters) -> tuple[Enforcement, ...]:
+def prove(
+    channel: Channel, order: init.Order, group: limits.Cgroup, filters: Filters, killer: Killer | None = None
+) -> tuple[Enforcement, ...]:
     """One Enforcement an outcome; KernelSupportError when one that the plan demands is open."""
     with _arena(order) as arena:
         _check_controls(arena)
         bounds = replace(order.plan.limits, wall_clock_s=_WALL_CLOCK_S, stdout_bytes=64 * 1024)
         plan = replace(order.plan, limits=bounds, cwd="/" if order.own_namespaces else order.plan.scratch)
         order = replace(order, plan=plan, work=functools.partial(_inside, arena, order.scratch))
-        answers, ended = _run(channel, order, group, filters)
+        answers, ended = _run(execute.Execution(channel, order, group, filters, killer))
     allowed = {name: [act for act, result in answers.get(name, {}).items() if result == "allowed"] for name in OUTCOMES}
     if not ended:
         allowed["no-survivor"].append("process")
@@ -75,6 +85,7 @@ def prove(channel: Channel, order: init.Order, group: limits.Cgroup, filters: Fi
             own_namespaces=order.own_namespaces,
             own_uid=order.identity.change,
             landlock_abi=order.landlock_abi,
+            unit=order.unit,
         )
         proven = bool(done) and not allowed[outcome]
         result.append(Enforcement(outcome, "proven" if proven else "open", names))
@@ -88,10 +99,9 @@ def prove(channel: Channel, order: init.Order, group: limits.Cgroup, filters: Fi
     return tuple(result)
 
 
-def _run(channel: Channel, order: init.Order, group: limits.Cgroup, filters: Filters) -> tuple[dict[str, dict[str, str]], bool]:
+def _run(run: execute.Execution) -> tuple[dict[str, dict[str, str]], bool]:
     log = os.memfd_create("probe", os.MFD_CLOEXEC)
     try:
-        run = execute.Execution(channel, order, group, filters)
         result = run.run(log, None)
         text = os.pread(log, 64 * 1024, 0)
     finally:
@@ -106,7 +116,9 @@ def _run(channel: Channel, order: init.Order, group: limits.Cgroup, filters: Fil
 
 @contextmanager
 def _arena(order: init.Order) -> Iterator[Arena]:
-    folder = f"/tmp/scaleoutd-probe-{os.getpid()}-{os.urandom(4).hex()}"  # noqa: S108 - the name is not guessable
+    name = f"scaleoutd-probe-{os.getpid()}-{os.urandom(4).hex()}"  # not guessable
+    # In a unit /tmp is the step's own; beside its scratch folder there is one of ours.
+    folder = f"{os.path.dirname(order.scratch)}/probe/{name}" if order.unit else f"/tmp/{name}"  # noqa: S108
     secret, path = f"{folder}/secret", f"{folder}/socket"
     abstract = f"\0scaleoutd-probe-{os.urandom(8).hex()}"
     sockets: list[socket.socket] = []
@@ -117,12 +129,15 @@ def _arena(order: init.Order) -> Iterator[Arena]:
         fd = os.open(secret, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         os.fchmod(fd, 0o666)
         os.close(fd)
-        for address in (path, abstract):
-            sockets.append(_listen(socket.AF_UNIX, address))
-        os.chmod(path, 0o777)  # noqa: S103
-        sockets.append(_listen(socket.AF_INET, ("127.0.0.1", 0)))
-        victim = _fork_victim(order.identity)
-        port = int(sockets[-1].getsockname()[1])
+        port = 0
+        if not order.unit:
+            for address in (path, abstract):
+                sockets.append(_listen(socket.AF_UNIX, address))
+            os.chmod(path, 0o777)  # noqa: S103
+            sockets.append(_listen(socket.AF_INET, ("127.0.0.1", 0)))
+            port = int(sockets[-1].getsockname()[1])
+        # In a unit the step's uid is all that is inside: what is outside is another's, the launcher's.
+        victim = _fork_victim(None if order.unit else order.identity)
         yield Arena(folder, secret, path, abstract, port, victim, _launcher_seen_from(order))
     finally:
         if victim:
@@ -152,8 +167,8 @@ def _launcher_seen_from(order: init.Order) -> int | None:
     return None if order.own_namespaces and pid <= _PIDS_INSIDE else pid
 
 
-def _fork_victim(identity: confine.Identity) -> int:
-    """A process of the step's uid that only waits: numbered so that no process inside can have the same pid."""
+def _fork_victim(identity: confine.Identity | None) -> int:
+    """A process of `identity`, None: of ours, that only waits: numbered so that no process inside can have the same pid."""
     while True:
         read, write = os.pipe2(os.O_CLOEXEC)
         pid = os.fork()
@@ -168,9 +183,10 @@ def _fork_victim(identity: confine.Identity) -> int:
         os.waitpid(pid, 0)
 
 
-def _be_victim(identity: confine.Identity, ready: int) -> NoReturn:
+def _be_victim(identity: confine.Identity | None, ready: int) -> NoReturn:
     try:
-        confine.become(identity)
+        if identity is not None:
+            confine.become(identity)
         os.write(ready, b"1")
         while True:
             signal.pause()
@@ -183,9 +199,13 @@ def _acts(arena: Arena, scratch: str) -> dict[Outcome, dict[str, Callable[[], ob
     sockets: dict[str, Callable[[], object]] = {
         f"socket-{name}": functools.partial(_open_socket, family) for name, family in _FAMILIES.items()
     }
-    sockets["tcp"] = functools.partial(_connect, socket.AF_INET, ("127.0.0.1", arena.tcp_port))
-    sockets["unix-abstract"] = functools.partial(_connect, socket.AF_UNIX, arena.abstract_socket)
-    sockets["unix-path"] = functools.partial(_connect, socket.AF_UNIX, arena.path_socket)
+    if arena.tcp_port:
+        sockets["tcp"] = functools.partial(_connect, socket.AF_INET, ("127.0.0.1", arena.tcp_port))
+        sockets["unix-abstract"] = functools.partial(_connect, socket.AF_UNIX, arena.abstract_socket)
+        sockets["unix-path"] = functools.partial(_connect, socket.AF_UNIX, arena.path_socket)
+    else:
+        sockets["interface"] = _find_interface
+        sockets |= {f"unix-path {path}": functools.partial(_connect, socket.AF_UNIX, path) for path in _SOCKETS_OF_A_HOST}
     return {
         "no-socket-out": sockets,
         "no-signal-out": {
@@ -216,7 +236,7 @@ def _check_controls(arena: Arena) -> None:
     """The acts against the arena, from outside: each must succeed, or its failure inside would prove nothing."""
     acts = _acts(arena, arena.folder)
     controls = [
-        ("no-socket-out", ("tcp", "unix-abstract", "unix-path")),
+        ("no-socket-out", ("tcp", "unix-abstract", "unix-path") if arena.tcp_port else ()),
         ("no-signal-out", ("kill-victim",)),
         ("no-write-outside", ("write", "chmod", "utime")),
         ("no-read-outside", ("read", "list")),
@@ -266,6 +286,14 @@ def _leave_survivor() -> None:
 def _open_socket(family: int) -> None:
     kinds = {16: socket.SOCK_RAW, 17: socket.SOCK_RAW, 38: socket.SOCK_SEQPACKET}  # netlink, packet, alg
     socket.socket(family, kinds.get(family, socket.SOCK_STREAM)).close()
+
+
+def _find_interface() -> None:
+    """Succeeds when there is a network interface beside the loopback one; a network namespace of its own has none."""
+    with open("/proc/net/dev") as file:  # if_nameindex(3) would need a socket
+        names = [line.partition(":")[0].strip() for line in file.readlines()[2:]]
+    if names == ["lo"]:
+        raise OSError(errno.ENODEV, "no interface but lo")
 
 
 def _connect(family: int, address: str | tuple[str, int]) -> None:

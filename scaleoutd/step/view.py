@@ -105,6 +105,15 @@ def _grants(plan: SandboxPlan) -> tuple[Grant, ...]:
     return (*grants, Grant("/sys", "read"))
 
 
+def of_unit(plan: SandboxPlan) -> View:
+    """Backend `systemd`: the view is the unit's, the same for every task; Landlock picks this task's part of it."""
+    grants = [Grant("/", "list"), Grant("/proc", "read"), Grant("/etc", "read"), Grant("/sys", "read")]
+    grants += [Grant(bind.source, "execute" if bind.executable else "read") for bind in plan.binds]
+    grants += [Grant(device, "device") for device in DEVICES]
+    grants += [Grant(path, "write") for path in (plan.scratch, "/tmp", "/dev/shm")]  # noqa: S108
+    return View((), (), (), (), tuple(grants))
+
+
 def of_host(plan: SandboxPlan) -> View:
     """Backend `inner`: no view of its own, only Landlock's list.  The command finds everything at its source; what a target
     would be says to people what the source is for."""

@@ -107,7 +107,9 @@ def test_abstract_address_and_the_watchdog_of_another_process() -> None:
     name = f"scaleoutd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(f"\0{name}")
-        notifier = Notifier.of_environment({"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"})
+        notifier = Notifier.of_environment(
+            {"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "1000", "WATCHDOG_PID": str(os.getppid())}
+        )
         assert notifier.watchdog_s == 0
         notifier.status("idle")
         assert sock.recv(4096) == b"STATUS=idle"
