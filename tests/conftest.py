@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from hypothesis import settings
 # No folder of examples: the checkout may belong to another user than the one who runs the tests.
 settings.register_profile("scaleoutd", database=None)
 settings.load_profile("scaleoutd")
+
+# A shell starts what runs in the background with SIGINT ignored, and every process that a test interrupts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TIERS = ("unit", "kernel", "attack", "fault", "e2e", "packaging", "system")
 

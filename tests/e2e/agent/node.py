@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -147,6 +147,15 @@ def wait_done(combiner: DevCombiner, correlation_id: str, timeout_s: float = 20.
     return offered
 
 
+def _told(parent: Channel, answer: Opened | Refused, descriptors: Sequence[int] = ()) -> bool:
+    """False when the agent was killed meanwhile, as many tests do."""
+    try:
+        parent.tell(answer, descriptors)
+    except PeerError:
+        return False
+    return True
+
+
 class ProcessNode:
     """The agent as a process of its own; this process plays the parent, the runner and the ledger."""
 
@@ -186,10 +195,13 @@ class ProcessNode:
             try:
                 channel = self.door.connect(room)
             except PeerError as exc:
-                parent.tell(Refused.of(exc))
+                if not _told(parent, Refused.of(exc)):
+                    return
                 continue
-            parent.tell(Opened(room), [channel.fileno()])
+            told = _told(parent, Opened(room), [channel.fileno()])
             channel.close()
+            if not told:
+                return
 
     def _serve_ledger(self, channel: Channel) -> None:
         try:
