@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.system.container import Container
 from tests.system.image import missing_for_container, missing_for_machine
-from tests.system.install import install_tree
+from tests.system.install import build_deb, install_deb, install_tree
 from tests.system.machine import Machine
 
 BOOTED = "booted"
@@ -65,3 +66,16 @@ def node_machine(machine: Machine) -> Machine:
     """The same in the machine."""
     install_tree(machine)
     return machine
+
+
+@pytest.fixture(scope="session")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package, built from this tree once a session."""
+    return build_deb(tmp_path_factory.mktemp("deb"))
+
+
+@pytest.fixture(scope="module")
+def installed(container: Container, deb: Path) -> Container:
+    """The module's container with the package installed by apt; nothing configured, nothing started."""
+    install_deb(container, deb)
+    return container

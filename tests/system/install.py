@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts this tree into a guest as an installed node has it: the files of packaging/layout.py, users, folders, units.
 
-It does what the deb does, without building one (a second instead of half a minute), for tests of units and commands.  Tests of
-the package itself install the package.
+install_tree does what the deb does, without building one (a second instead of half a minute), for tests of units and commands.
+Tests of the package itself build and install it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.system.guest import Guest
 from tests.system.image import TREE
+from tests.system.process import Ran
 
 
 def libraries(into: Path) -> None:
@@ -39,3 +40,20 @@ def install_tree(guest: Guest) -> None:
         for folder in sorted(root.iterdir()):
             guest.push(folder, f"/{folder.name}")
     guest.run("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload", timeout_s=30)
+
+
+def build_deb(into: Path, version: str = "") -> Path:
+    """The package of this tree, of another version if one is named."""
+    more = [f"--version={version}"] if version else []
+    built = subprocess.run(
+        [sys.executable, TREE / "packaging/deb.py", "--into", into, *more], capture_output=True, text=True, cwd=TREE
+    )
+    assert built.returncode == 0, built.stderr
+    return Path(built.stdout.split()[0])
+
+
+def install_deb(guest: Guest, deb: Path) -> Ran:
+    """`apt install ./X.deb` with what is in the image: no network, so everything that it depends on must be there."""
+    guest.push(deb, f"/root/{deb.name}")
+    apt = ["apt-get", "install", "--yes", "--no-install-recommends", "-o", "APT::Sandbox::User=root", f"/root/{deb.name}"]
+    return guest.run(apt, timeout_s=120)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from tests.system.guest import Guest
+from tests.system.install import install_deb
 
 
 def test_the_commands_run(node: Guest) -> None:
@@ -18,3 +21,14 @@ def test_every_file_is_roots_and_nobody_else_may_write(node: Guest) -> None:
 
 def test_nothing_is_configured_and_nothing_runs(node: Guest) -> None:
     assert node.run("pgrep -f /usr/lib/scaleoutd", check=False).text == ""
+
+
+def test_the_package_installs_the_same_files_as_the_tree(node: Guest, deb: Path) -> None:
+    """What install_tree makes is what the tests of units and commands stand on."""
+    ours = "lib/scaleoutd lib/systemd/system/scaleoutd* lib/*.d/scaleoutd* bin/scaleout*"
+    sums = f"cd /usr && find {ours} -path lib/scaleoutd/site -prune -o -type f ! -name '*.pyc' -exec sha256sum {{}} + | sort -k 2"
+    by_tree = node.run(sums).text
+    libraries = node.run("cd /usr/lib/scaleoutd/site && find -name '*.py' | sort").text
+    install_deb(node, deb)
+    assert node.run(sums).text == by_tree
+    assert node.run("cd /usr/lib/scaleoutd/site && find -name '*.py' | sort").text == libraries
