@@ -129,8 +129,8 @@ def wanted(site: Site, node: NodeProcess, listening: Listening) -> dict[str, Any
     assert set(rooms) >= {"agent", "runner", "ledger"}
     pids = [node.process.pid, os.getpid(), *(pid for room, pid in rooms.items() if room != "step")]  # a step instance goes
     # The container's own host files that nobody outside root may read.
-    secret = [path for path in ("/etc/shadow", "/root") if os.path.exists(path)]
-    reads = [*named, *kept, *of_project, str(site.trust_root), *(path for path in secret if os.path.isfile(path))]
+    secret = [path for path in ("/etc/shadow",) if os.access(path, os.R_OK)]  # only root can reach it outside
+    reads = [*named, *kept, *of_project, str(site.trust_root), *secret]
     proc = [f"/proc/{pid}/{name}" for pid in pids for name in ("environ", "cmdline", "maps")]
     return {
         "read": [*reads, *proc],

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -67,12 +66,11 @@ class Host:
 
 @contextmanager
 def host_without_namespaces() -> Iterator[Host]:
-    home = Path(tempfile.mkdtemp(prefix="scaleoutd-none-"))
-    try:
+    # Not rmtree: folders of the content store are read-only, for their owner too.
+    with tempfile.TemporaryDirectory(prefix="scaleoutd-none-") as folder:
+        home = Path(folder)
         home.chmod(0o755)
         (home / "venv").mkdir()
         host = Host(home)
         host.give(home)
         yield host
-    finally:
-        shutil.rmtree(home)
