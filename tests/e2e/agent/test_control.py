@@ -100,6 +100,17 @@ def test_what_cannot_be_recorded_is_not_done(combiner: DevCombiner, tmp_path: Pa
         assert tell(node, Pause("yes")).changed
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="these tests run as root, who may hand credentials over")
+def test_credentials_of_somebody_who_is_not_root_are_refused(combiner: DevCombiner, tmp_path: Path) -> None:
+    new, new_key = combiner.issue_client_certificate("ward-7-new")
+    with Node(combiner, tmp_path) as node:
+        node.wait_connected()
+        with pytest.raises(ScaleoutError) as caught:
+            tell(node, Reload(("client.pem", "client.key")), {"client.pem": new, "client.key": new_key})
+        assert caught.value.code == "command-refused"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root hands credentials over, and these tests run as an ordinary user")
 def test_a_new_certificate_is_taken_and_a_bad_pair_is_refused(combiner: DevCombiner, tmp_path: Path) -> None:
     new, new_key = combiner.issue_client_certificate("ward-7-new")
     expired, expired_key = combiner.issue_client_certificate("ward-7-old", expired=True)
