@@ -2,8 +2,9 @@
 """One execution, as the launcher sees it: start, serve, end, report.
 
 A loop over poll(2), without threads: the connection (cancel, end of file), pid 1's reports, the listener of the filter, the
-output pipe, and the wall clock.  Everything that ends a run goes through `_kill`: SIGKILL to pid 1 of the run, and the kernel
-kills the pid namespace with it.
+output pipe, and the wall clock.  A run that a limit or the runner ends is first ended by pid 1, which counts what it used;
+a pid 1 that does not in time, and everything else, ends through `_kill`: SIGKILL to pid 1 of the run, and the kernel kills the
+pid namespace with it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from scaleoutd.step.seccomp import Filters, Supervisor
 
 _READ_BYTES = 64 * 1024
 _START_TIMEOUT_S = 20.0
+_REPORT_S = 3.0  # for pid 1 to kill, count and report when the launcher ends the run
 _SERVE_AT_ONCE = 64  # notifications answered before the other descriptors get their turn
 
 
@@ -50,6 +52,8 @@ class Execution:
         self._printed = 0
         self._dropped = 0
         self._peer_gone = False
+        self._pid1_gone = False
+        self._report_by = float("inf")
         self.output_ended = False  # every process that could write to the output is gone
 
     def run(self, log_fd: int, terminal_fd: int | None, started: Callable[[int], None] = lambda _: None) -> StepResult:
@@ -135,18 +139,20 @@ class Execution:
         terminal_fd: int | None,
         deadline: float,
     ) -> None:
-        """Until pid 1 has reported, a limit is reached, or the runner cancels or goes away."""
+        """Until pid 1 has reported, or is gone, or the runner is."""
         poll = select.poll()
         for fd in (control.fileno(), out, supervisor.fd, self._channel.fileno()):
             poll.register(fd, select.POLLIN)
-        while self._report is None and self._verdict is None:
-            left_ms = int((deadline - time.monotonic()) * 1000)
-            if left_ms <= 0:
-                self._verdict = ("limit", "limit-wall-clock")
+        while self._report is None and not self._pid1_gone and not self._peer_gone:
+            now = time.monotonic()
+            if self._verdict is None and now >= deadline:
+                self._end(control, "limit", "limit-wall-clock")
+            if now >= self._report_by:
                 return
-            events = dict(poll.poll(min(left_ms + 1, 60_000)))
+            left_ms = int(((deadline if self._verdict is None else self._report_by) - now) * 1000)
+            events = dict(poll.poll(min(max(0, left_ms) + 1, 60_000)))
             if self._channel.fileno() in events:
-                self._take_message()
+                self._take_message(control)
             if supervisor.fd in events:
                 if events[supervisor.fd] & select.POLLIN:
                     _answer(supervisor)
@@ -157,23 +163,36 @@ class Execution:
             if control.fileno() in events:
                 self._take_report(control)
 
-    def _take_message(self) -> None:
+    def _end(self, control: socket.socket, ended: str, code: str) -> None:
+        """The verdict is ours; pid 1 is asked to end the run and to say what it used."""
+        if self._verdict is not None:
+            return
+        self._verdict = (ended, code)
+        self._report_by = time.monotonic() + _REPORT_S
+        try:
+            control.send(b"end", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except OSError:  # pid 1 is gone or deaf: `_kill` ends the run
+            self._report_by = 0.0
+
+    def _take_message(self, control: socket.socket) -> None:
         try:
             self._channel.expect(CancelStep, timeout_s=0)
         except PeerError:  # end of file, or a message that has no place here: either way the run has lost its sponsor
             self._peer_gone = True
-        self._verdict = ("cancelled", "step-cancelled")
+        self._end(control, "cancelled", "step-cancelled")
 
     def _take_report(self, control: socket.socket) -> None:
         body, _ = _receive(control)
         if body is None:  # pid 1 was killed, by the OOM killer or from outside
-            code = "limit-memory" if self._group.oom_kills() else "step-killed"
-            self._verdict = ("limit" if code == "limit-memory" else "signalled", code)
-        elif "over" in body:
-            code = str(body["over"])
-            self._verdict = ("limit", code if code in CODES else "internal")
+            self._pid1_gone = True
+            if self._verdict is None:
+                code = "limit-memory" if self._group.oom_kills() else "step-killed"
+                self._verdict = ("limit" if code == "limit-memory" else "signalled", code)
         elif "ended" in body:
             self._report = body["ended"]
+            over = self._report.get("over")
+            if self._verdict is None and over is not None:
+                self._verdict = ("limit", over if over in CODES else "internal")
         else:
             self._raise_failure(body)
 
@@ -216,9 +235,9 @@ class Execution:
     def _result(self, wall_ms: int) -> StepResult:
         report = self._report or {}
         cpu_ms = int((self._usage.ru_utime + self._usage.ru_stime) * 1000)
-        status = report.get("status")
+        status = report.get("status") if self._verdict is None else None
         ended, code = self._verdict or ("signalled" if status is not None and status < 0 else "exited", None)
-        if self._report is not None:
+        if self._verdict is None and self._report is not None:
             code = self._limit_behind(report)
             ended = "limit" if code else ended
         return StepResult(
@@ -228,7 +247,7 @@ class Execution:
             code=code,
             wall_ms=wall_ms,
             cpu_ms=max(cpu_ms, int(report.get("cpu_ms", 0))),
-            max_rss_bytes=self._usage.ru_maxrss * 1024,
+            max_rss_bytes=max(self._usage.ru_maxrss * 1024, int(report.get("max_rss_bytes", 0))),
             stdout_bytes=self._printed,
             stdout_dropped_bytes=self._dropped,
             scratch_bytes=int(report.get("scratch_bytes", 0)),
@@ -248,9 +267,11 @@ class Execution:
             return "limit-cpu"
         if self._group.oom_kills():
             return "limit-memory"
+        if report["largest_bytes"] >= bounds.scratch_bytes:  # RLIMIT_FSIZE is the smaller of the two
+            return "limit-scratch"
         if status == -signal.SIGXFSZ or report["largest_bytes"] >= bounds.file_size_bytes:
             return "limit-file-size"
-        if self._group.forks_refused() or report["most_tasks"] >= bounds.processes:
+        if self._group.forks_refused() or report["fork_refused"] or report["most_tasks"] >= bounds.processes:
             return "limit-processes"
         return None
 

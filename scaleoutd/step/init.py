@@ -9,8 +9,9 @@ With the backend `inner` there is no pid namespace: the same process is then a c
 until none is left.  In a unit (backend `systemd`) there is none either, but the run has a uid of its own: kill(-1) reaches the
 run there too, and nothing else.
 
-On `control` (SOCK_SEQPACKET, JSON): {"failed": …}, {"over": code}, {"ended": …}.  On `door`: {"failed": …} or the listener's
-descriptor; end of file on `door` means that exec succeeded.
+On `control` (SOCK_SEQPACKET, JSON): {"failed": …} or {"ended": …}, in which `over` names the limit that pid 1 saw exceeded.  One
+packet from the launcher asks for the end now, for a limit of its own or a cancellation, so that this has its figures too.  On
+`door`: {"failed": …} or the listener's descriptor; end of file on `door` means that exec succeeded.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from scaleoutd.step.confine import Identity
 from scaleoutd.step.landlock import Grant
 
 NULL, OUT, ERR, CONTROL, DOOR = 0, 1, 2, 3, 4
-_TICK_S = 0.1
+_MEASURE_S = 10.0  # for the last measurement of scratch
+_MEASURE_EARLY_S = 2.0  # the same when a limit or the launcher ended the run
 _PROCESSES_OF_OURS = {"namespaces": 3, "systemd": 3, "inner": 3}  # launcher, pid 1, and the main process before its exec
 
 
@@ -50,6 +52,7 @@ class Order:
     program: bytes
     landlock_abi: int
     watch_memory: bool
+    watch_processes: bool
     own_namespaces: bool
     scratch: str  # as pid 1 sees it
     work: Callable[[], None] | None = None  # done by the confined main process instead of the exec: the probes
@@ -127,8 +130,8 @@ def _become_step(order: Order) -> NoReturn:
         with confine.stage("oom_score_adj"):
             _raise_oom_score(order)
         with confine.stage("rlimits"):
-            others = _PROCESSES_OF_OURS[plan.backend]
-            confine.set_rlimits(limits.rlimits_of(plan.limits, others=others, address_space=order.watch_memory))
+            processes = _process_bound(order) if order.watch_processes else None
+            confine.set_rlimits(limits.rlimits_of(plan.limits, address_space=order.watch_memory, processes=processes))
         if not order.unit:
             with confine.stage("working folder"):
                 os.chdir(plan.cwd)
@@ -167,75 +170,75 @@ def _raise_oom_score(order: Order) -> None:
         namespaces.make_read_only("/proc")
 
 
+def _process_bound(order: Order) -> int:
+    """RLIMIT_NPROC of the step: its own, and those of ours that count as its uid."""
+    return order.plan.limits.processes + _PROCESSES_OF_OURS[order.plan.backend]
+
+
 def _wait(order: Order, main: int, wakeup: socket.socket) -> NoReturn:
-    """Reaps and measures until the main process ends, then kills, counts and reports."""
+    """Reaps and measures until the main process ends, a limit is exceeded or the launcher asks; then kills, counts, reports."""
     poll = select.poll()
-    poll.register(CONTROL, 0)  # only POLLHUP: the launcher is gone
+    poll.register(CONTROL, select.POLLIN)
     poll.register(wakeup, select.POLLIN)
-    watcher = _Watcher(order)
-    while True:
-        events = dict(poll.poll(_TICK_S * 1000))
-        if CONTROL in events:
+    watcher = watch.Watcher(
+        order.scratch,
+        order.plan.limits,
+        memory=order.watch_memory,
+        root_pid=None if order.own_namespaces else os.getpid(),
+    )
+    status = over = None
+    asked = False
+    while status is None and over is None and not asked:
+        events = dict(poll.poll(watch.SPACE_S * 1000))
+        if events.get(CONTROL, 0) & (select.POLLHUP | select.POLLERR):  # the launcher is gone
             _kill_rest(order)
             os._exit(0)
+        asked = CONTROL in events
+        if asked:
+            os.read(CONTROL, 64)  # a socket that is closed with something unread resets, and the report would be lost
         if wakeup.fileno() in events:
             wakeup.recv(4096)
         status = _reap(main)
-        if status is not None:
-            break
-        code = watcher.look()
-        if code:
-            _tell(CONTROL, {"over": code})
-    killed = _kill_rest(order)
+        if status is None and not asked:
+            over = watcher.look()
+    refused = bool(status) and order.watch_processes and _is_fork_refused(order)
+    killed = _kill_rest(order, watcher.look_at_processes().processes)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    tree = watch.measure_tree(order.scratch, time.monotonic() + 10.0)
+    # Children of a step that ignores SIGCHLD are in no sum of the kernel's; they were seen while they lived.
+    cpu_s = max(usage.ru_utime + usage.ru_stime, watcher.most_cpu_s)
+    tree = watch.measure_tree(order.scratch, time.monotonic() + (_MEASURE_S if status is not None else _MEASURE_EARLY_S))
     _tell(CONTROL, {"ended": {
         "status": status,
+        "over": over,
         "killed": killed,
-        "cpu_ms": int((usage.ru_utime + usage.ru_stime) * 1000),
+        "cpu_ms": int(cpu_s * 1000),
         "max_rss_bytes": usage.ru_maxrss * 1024,
-        "scratch_bytes": tree.bytes,
+        "scratch_bytes": max(tree.bytes, watcher.largest_scratch if over == "limit-scratch" else 0),
         "largest_bytes": tree.largest_bytes,
         "most_tasks": max(watcher.most_tasks, killed + 1),
+        "fork_refused": refused,
     }})  # fmt: skip
     os._exit(0)
 
 
-class _Watcher:
-    """Limits that no kernel object holds for the whole run: total CPU, memory without a cgroup, scratch."""
+def _is_fork_refused(order: Order) -> bool:
+    """Whether one process more would be too many now.
 
-    def __init__(self, order: Order) -> None:
-        self.most_tasks = 0
-        self._order = order
-        self._next_look = 0.0
-        self._next_walk = 0.0
-        self._told = False
-
-    def look(self) -> str | None:
-        """The code of a limit that is exceeded, once."""
-        now = time.monotonic()
-        if self._told or now < self._next_look:
-            return None
-        bounds = self._order.plan.limits
-        sample = watch.sample(_members(self._order))
-        self.most_tasks = max(self.most_tasks, sample.tasks)
-        code = None
-        if sample.cpu_s >= bounds.cpu_s:
-            code = "limit-cpu"
-        elif self._order.watch_memory and sample.memory_bytes > bounds.memory_bytes:
-            code = "limit-memory"
-        elif now >= self._next_walk and self._walk().bytes > bounds.scratch_bytes:
-            code = "limit-scratch"
-        # A look at many processes or files may take long: at most a fifth of the time goes into looking.
-        self._next_look = time.monotonic() + max(_TICK_S / 2, 4 * (time.monotonic() - now))
-        self._told = code is not None
-        return code
-
-    def _walk(self) -> watch.Tree:
-        start = time.monotonic()
-        tree = watch.measure_tree(self._order.scratch, start + 2.0)
-        self._next_walk = time.monotonic() + max(_TICK_S, 4 * (time.monotonic() - start))
-        return tree
+    Without a pids cgroup a refused fork leaves no trace, so after the main process has failed we try one ourselves, under the
+    same bound less the main process, while what it started is still alive.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    bound = _process_bound(order) - 1
+    resource.setrlimit(resource.RLIMIT_NPROC, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
+    try:
+        pid = os.fork()
+    except BlockingIOError:
+        return True
+    finally:
+        resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
+    if pid == 0:
+        os._exit(0)
+    return False
 
 
 def _members(order: Order) -> list[int]:
@@ -256,9 +259,8 @@ def _reap(main: int) -> int | None:
             result = os.waitstatus_to_exitcode(status)
 
 
-def _kill_rest(order: Order) -> int:
-    """Kills what is left of the run and reaps it; returns how many there were."""
-    alive = watch.sample(_members(order)).processes
+def _kill_rest(order: Order, alive: int = 0) -> int:
+    """Kills what is left of the run and reaps it; returns `alive`, how many there were."""
     deadline = time.monotonic() + 5.0
     while time.monotonic() < deadline:
         try:

@@ -241,6 +241,7 @@ class Launcher:
             program=self._filters.step,
             landlock_abi=self._abi,
             watch_memory=self._group.memory is None,
+            watch_processes=not self._group.holds_processes,
             own_namespaces=own,
             scratch=view.SCRATCH if own else plan.scratch,
             unit=self._unit,

@@ -23,21 +23,27 @@ _ADDRESS_SPACE_FACTOR = 4
 _ADDRESS_SPACE_FLOOR = 4 * 1024 * MIB
 
 
-def rlimits_of(limits: Limits, *, others: int, address_space: bool) -> list[tuple[int, int, int]]:
-    """(resource, soft, hard) for the step.  `others`: processes of ours that count as the step's uid."""
-    processes = limits.processes + others
+def rlimits_of(limits: Limits, *, address_space: bool, processes: int | None) -> list[tuple[int, int, int]]:
+    """(resource, soft, hard) for the step.
+
+    `processes` None: a cgroup holds them.  RLIMIT_NPROC counts all of a uid on the host, so a second node of root on the same
+    host, whose slots have the same uids, would eat into it.
+    """
+    # One file can be no larger than all of them together may be.
+    file_size = min(limits.file_size_bytes, limits.scratch_bytes)
     result = [
         # SIGXCPU at the soft limit is what the result reports; SIGKILL at the hard one is for those that ignore it.
         (resource.RLIMIT_CPU, limits.cpu_s, limits.cpu_s + _CPU_GRACE_S),
-        (resource.RLIMIT_FSIZE, limits.file_size_bytes, limits.file_size_bytes),
+        (resource.RLIMIT_FSIZE, file_size, file_size),
         (resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
-        (resource.RLIMIT_NPROC, processes, processes),
         # 1, not 0: a core_pattern that is a pipe is only stopped by 1 (core(5)).
         (resource.RLIMIT_CORE, 1, 1),
         (resource.RLIMIT_MSGQUEUE, 0, 0),
         (resource.RLIMIT_NICE, 0, 0),
         (resource.RLIMIT_RTPRIO, 0, 0),
     ]
+    if processes is not None:
+        result.append((resource.RLIMIT_NPROC, processes, processes))
     if address_space:
         size = max(_ADDRESS_SPACE_FACTOR * limits.memory_bytes, _ADDRESS_SPACE_FLOOR)
         result.append((resource.RLIMIT_AS, size, size))
@@ -95,6 +101,11 @@ class Cgroup:
             _write(f"{self.memory}/memory.swap.max", 0)
         if self.pids is not None:
             _write(f"{self.pids}/pids.max", limits.processes + _OWN_PROCESSES)
+
+    @property
+    def holds_processes(self) -> bool:
+        """Whether the group's bound is the plan's own: that of a unit is the node's, and a plan may ask for less."""
+        return self.pids is not None and not self._fixed
 
     def oom_kills(self) -> int:
         """In this run."""
@@ -209,7 +220,7 @@ def enforcement(group: Cgroup, limits: Limits) -> tuple[Enforcement, ...]:
         Enforcement("wall-clock", "enforced", ("launcher",)),
         Enforcement("cpu", "enforced", ("rlimit", "watcher")),
         Enforcement("memory", "enforced" if memory else "partial", (kind,) if memory else ("rlimit-as", "watcher")),
-        Enforcement("processes", "enforced", (kind, "rlimit") if group.pids else ("rlimit",)),
+        Enforcement("processes", "enforced", _process_providers(group, kind)),
         Enforcement("open-files", "enforced", ("rlimit",)),
         Enforcement("file-size", "enforced", ("rlimit",)),
         Enforcement("scratch", "partial", ("watcher",)),
@@ -217,3 +228,9 @@ def enforcement(group: Cgroup, limits: Limits) -> tuple[Enforcement, ...]:
         Enforcement("tmp", "enforced", ("tmpfs-size",)),
         Enforcement("shm", "enforced", ("tmpfs-size",)),
     )
+
+
+def _process_providers(group: Cgroup, kind: str) -> tuple[str, ...]:
+    if group.holds_processes:
+        return (kind,)
+    return (kind, "rlimit") if group.pids is not None else ("rlimit",)

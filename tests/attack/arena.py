@@ -22,6 +22,7 @@ from scaleoutd.core.plan import STEP_UID_BASE, Bind
 from tests.step_client import PYTHON, StepClient, plan_for
 
 USER = 12345
+FIRST_NUMBER = 10_000
 SECRET = "the-secret-of-the-arena"
 
 
@@ -36,6 +37,7 @@ class Arena:
 
     def __init__(self, mode: str) -> None:
         self.mode = mode
+        _leave_low_numbers()
         self.folder = Path(tempfile.mkdtemp(prefix="scaleoutd-attack-"))
         self.folder.chmod(0o755)
         self.root = os.geteuid() == 0
@@ -149,10 +151,16 @@ class Arena:
             "tcp_port": self._sockets[-1].getsockname()[1],
             "victim_pid": self._start_victim(),
             "launcher_pid": self.client.process.pid,
-            "runner_pid": os.getpid(),
+            "runner_pid": self._start_runner(),
             "handle_path": "/usr",
             "hostname": socket.gethostname(),
         }
+
+    def _start_runner(self) -> int:
+        """A process of ours that stands for the runner; this one may be number 1 of a pid namespace, as the step's own is."""
+        process = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        self._processes.append(process)
+        return process.pid
 
     def _start_victim(self) -> int:
         """A process of the step's uid."""
@@ -184,6 +192,13 @@ class Arena:
         path.write_text(SECRET)
         path.chmod(0o666)
         return str(path)
+
+
+def _leave_low_numbers() -> None:
+    """Where these tests have a pid namespace of their own, their processes must not have numbers that the step's have too."""
+    last = Path("/proc/sys/kernel/ns_last_pid")
+    if os.geteuid() == 0 and last.exists() and int(last.read_text()) < FIRST_NUMBER:
+        last.write_text(str(FIRST_NUMBER))
 
 
 def _answer_of(output: str, number: int, status: int | None, errors: str = "") -> Answer:

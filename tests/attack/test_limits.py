@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from scaleoutd.core.plan import STEP_UID_BASE
 from tests.attack.arena import USER
 from tests.step_client import MIB, PYTHON, Finished, StepClient, plan_for
 
@@ -110,9 +112,35 @@ def test_too_many_processes_is_named_when_the_step_gives_up(place: Place) -> Non
 def test_thread_bomb_is_bounded(place: Place) -> None:
     code = "import threading, time\nfor _ in range(200): threading.Thread(target=time.sleep, args=(20,), daemon=True).start()"
     done = place.run(code, limits={"processes": 16})
-    assert done.result.exit_status != 0
+    assert done.result.exit_status != 0 or done.result.code == "limit-processes"
     # Without a pids cgroup a refused fork leaves no trace; threads that are gone within a tick were never seen.
-    assert done.result.code == ("limit-processes" if place.mode == "root" else done.result.code)
+    (entry,) = (item for item in done.result.enforced if item.name == "processes")
+    assert done.result.code == ("limit-processes" if any("cgroup" in name for name in entry.providers) else done.result.code)
+
+
+def test_processes_of_others_with_the_same_user_do_not_count(place: Place) -> None:
+    """Two nodes of root on one host have slots of the same uids.  Where a cgroup holds the limit, it is the run's own."""
+    if place.mode == "user":
+        pytest.skip("an ordinary user's launcher counts in a user namespace of its own")
+    code = "import os\nfor _ in range(5):\n  if os.fork() == 0: os._exit(0)\n  os.wait()"
+    control = place.run(code, limits={"processes": 10})
+    assert control.result.exit_status == 0
+    (entry,) = (item for item in control.result.enforced if item.name == "processes")
+    if not any("cgroup" in name for name in entry.providers):
+        pytest.skip("no pids cgroup can be made here, so the kernel counts by user")
+
+    def become() -> None:
+        os.setresgid(STEP_UID_BASE, STEP_UID_BASE, STEP_UID_BASE)
+        os.setresuid(STEP_UID_BASE, STEP_UID_BASE, STEP_UID_BASE)
+
+    others = [subprocess.Popen(["sleep", "60"], preexec_fn=become) for _ in range(20)]
+    try:
+        done = place.run(code, limits={"processes": 10})
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()
+    assert (done.result.exit_status, done.result.code) == (0, None), done
 
 
 @pytest.mark.parametrize("how", ["python", "default-signal"])

@@ -142,13 +142,14 @@ if os.fork() == 0:
     if os.fork() == 0:
         time.sleep(600)
     os._exit(0)
-time.sleep({sleep})
+while not os.path.exists("/scratch/end"): time.sleep(0.01)
 """
 
 
-def _start(client: StepClient, scratch: Path, marker: str, sleep: float) -> None:
+def _start(client: StepClient, scratch: Path, marker: str) -> None:
+    """A step with a daemon, until a file `end` comes to its scratch folder."""
     with tempfile.TemporaryFile() as log:
-        client.start(plan_for(scratch, [PYTHON, "-c", DAEMON.format(sleep=sleep), marker]), log.fileno())
+        client.start(plan_for(scratch, [PYTHON, "-c", DAEMON, marker]), log.fileno())
 
 
 def _wait_until_gone(marker: str) -> float:
@@ -169,8 +170,9 @@ def _wait_until_alive(marker: str, count: int) -> None:
 def test_daemon_does_not_survive_the_main_process(place: tuple[StepClient, Path]) -> None:
     client, scratch = place
     marker = f"marker-{os.urandom(6).hex()}"
-    _start(client, scratch, marker, 0.3)
+    _start(client, scratch, marker)
     _wait_until_alive(marker, 2)  # the control: it lives while the step lives
+    (scratch / "end").touch()
     assert client.finish().killed_processes >= 1
     assert not _alive(marker)
 
@@ -178,7 +180,7 @@ def test_daemon_does_not_survive_the_main_process(place: tuple[StepClient, Path]
 def test_cancel_kills_all_of_the_run(place: tuple[StepClient, Path]) -> None:
     client, scratch = place
     marker = f"marker-{os.urandom(6).hex()}"
-    _start(client, scratch, marker, 60)
+    _start(client, scratch, marker)
     _wait_until_alive(marker, 2)
     client.cancel()
     result = client.finish()
@@ -189,7 +191,7 @@ def test_cancel_kills_all_of_the_run(place: tuple[StepClient, Path]) -> None:
 def test_end_of_the_connection_kills_all_of_the_run(place: tuple[StepClient, Path]) -> None:
     client, scratch = place
     marker = f"marker-{os.urandom(6).hex()}"
-    _start(client, scratch, marker, 60)
+    _start(client, scratch, marker)
     _wait_until_alive(marker, 2)
     assert client.close() == 0
     assert not _alive(marker)
@@ -199,7 +201,7 @@ def test_end_of_the_connection_kills_all_of_the_run(place: tuple[StepClient, Pat
 def test_killed_launcher_leaves_nothing_of_the_run(place: tuple[StepClient, Path]) -> None:
     client, scratch = place
     marker = f"marker-{os.urandom(6).hex()}"
-    _start(client, scratch, marker, 60)
+    _start(client, scratch, marker)
     _wait_until_alive(marker, 2)
     os.kill(client.process.pid, signal.SIGKILL)
     _wait_until_gone(marker)
