@@ -125,7 +125,8 @@ def _arena(order: init.Order) -> Iterator[Arena]:
     victim = 0
     os.mkdir(folder, 0o700)
     try:
-        os.chmod(folder, 0o755)  # noqa: S103 - open to everybody is the point
+        if not order.unit:  # there the folders of others are closed to the step by their owner and mode, and this one is such
+            os.chmod(folder, 0o755)  # noqa: S103 - open to everybody is the point
         fd = os.open(secret, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         os.fchmod(fd, 0o666)
         os.close(fd)

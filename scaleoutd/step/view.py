@@ -106,8 +106,11 @@ def _grants(plan: SandboxPlan) -> tuple[Grant, ...]:
 
 
 def of_unit(plan: SandboxPlan) -> View:
-    """Backend `systemd`: the view is the unit's, the same for every task; Landlock picks this task's part of it."""
-    grants = [Grant("/", "list"), Grant("/proc", "read"), Grant("/etc", "read"), Grant("/sys", "read")]
+    """Backend `systemd`: the view is the unit's, the same for every task; Landlock picks this task's part of it.
+
+    Nothing may be listed but that part: a right to list / would be one for the data sets of other tasks.
+    """
+    grants = [Grant("/proc", "read"), Grant("/etc", "read"), Grant("/sys", "read")]
     grants += [Grant(bind.source, "execute" if bind.executable else "read") for bind in plan.binds]
     grants += [Grant(device, "device") for device in DEVICES]
     grants += [Grant(path, "write") for path in (plan.scratch, "/tmp", "/dev/shm")]  # noqa: S108

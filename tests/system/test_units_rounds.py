@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -23,3 +22,5 @@ def hospital(node: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_two_rounds_over_mtls(hospital: Hospital) -> None:
     hospital.rounds(2)
     assert "connected to" in hospital.guest.show("scaleoutd.service", "StatusText")["StatusText"]
+
+
