@@ -46,19 +46,20 @@ def audit() -> None:
 
 
 @audit.command()
-@FOLDER
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
 @click.option("--key", "keys", type=FILES, multiple=True, help="A checkpoint key that came another way (epoch-N.vkey).")
 @click.option("--checkpoint", "witnessed", type=FILES, multiple=True, help="Checkpoints that somebody else has kept.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def verify(context: click.Context, folder: Path, keys: Sequence[Path], witnessed: Sequence[Path], as_json: bool) -> None:
-    """Verify chain, tree, checkpoints and keys of the trail in FOLDER.
+def verify(context: click.Context, folder: Path | None, keys: Sequence[Path], witnessed: Sequence[Path], as_json: bool) -> None:
+    """Verify chain, tree, checkpoints and keys of the trail in FOLDER [that of the node that wrote last].
 
     \b
-    Example:
+    Examples:
+      scaleoutctl audit verify
       scaleoutctl audit verify copy-of-audit --key epoch-1.vkey --checkpoint kept.txt
     """
-    context.exit(verify_and_print(folder, keys, witnessed, as_json=as_json))
+    context.exit(verify_and_print(folder or newest_node(None) / "audit", keys, witnessed, as_json=as_json))
 
 
 @audit.command()

@@ -44,6 +44,7 @@ def init(folder: Path, as_json: bool) -> None:
         return
     click.echo(f"made a project in {folder}: {', '.join(sorted(FILES.values()))}")
     click.echo("try it there: scaleoutctl build && scaleoutctl run train --in seed.npz")
+    click.echo(f"and with a combiner on this machine, from here: scaleoutctl combiner start --project {folder} --rounds 3")
 
 
 def write_project(folder: Path) -> tuple[Path, ...]:

@@ -20,6 +20,7 @@ from scaleoutd.errors import ConfigError
 COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "Verify and read an audit trail, or a copy of one."),
     "build": ("build", "Make the seed model with the project's build command."),
+    "combiner": ("combiner", "A combiner on this machine to try a node with, and rounds of it."),
     "completion": ("completion", "Print the completion script of bash or zsh."),
     "config": ("config", "Write and check the configuration of an installed node."),
     "demo": ("demo", "A combiner, two nodes and three rounds on this machine."),

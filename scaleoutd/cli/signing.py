@@ -22,6 +22,7 @@ from scaleoutd.runner.hashing import digest_file
 from scaleoutd.runner.tree import Node, Tree, read_small
 from scaleoutd.runner.verify import is_executable, project_nodes, refuse, unsafe
 
+DEVELOPMENT_ENVIRONMENT = "default"
 BEFORE_MS = 5 * 60 * 1000  # a node's clock may be that far behind the signer's
 MAX_SMALL_BYTES = 1024 * 1024
 _KEY_ENDINGS = (".key", ".pem")
@@ -85,7 +86,10 @@ def read_folder(tree: Tree) -> FolderContent:
 
 
 def make_manifest(content: FolderContent, terms: Terms, before: Manifest | None, at: Now, folder_name: str) -> Manifest:
-    """The next manifest: one version above the one before."""
+    """The next manifest: one version above the one before, with what it expects unless the terms say otherwise."""
+    kept = dict(before.environments) if before else {}
+    if before is not None and before.development and not terms.development:
+        kept.pop(DEVELOPMENT_ENVIRONMENT, None)  # the foreground's own name for it; no policy needs to have it
     return Manifest(
         project=terms.project or (before.project if before else plain_name(folder_name)),
         version=terms.version if terms.version is not None else (before.version + 1 if before else 1),
@@ -94,7 +98,7 @@ def make_manifest(content: FolderContent, terms: Terms, before: Manifest | None,
         files=content.files,
         steps=content.steps,
         ignored=content.ignored,
-        environments=terms.environments if terms.environments is not None else (before.environments if before else {}),
+        environments=terms.environments if terms.environments is not None else kept,
         data_sets=terms.data_sets if terms.data_sets is not None else (before.data_sets if before else {}),
         startup_file=content.startup_file,
         policy_sha256=terms.policy_sha256,

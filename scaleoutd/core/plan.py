@@ -40,8 +40,8 @@ STEP_UID_BASE = 2_100_000_000
 Task = Literal["train", "validate", "predict"]  # what a combiner may ask for
 Checked = Literal["train", "validate", "predict", "build"]  # what has a result that the gate reads
 StepKind = Literal["train", "validate", "predict", "build", "startup"]
-HostPath = Annotated[str, Text(4096, r"/[^\x00-\x1f]*", 1)]
-ViewPath = Annotated[str, Text(4096, r"/[^\x00-\x1f]*", 1)]
+HostPath = Annotated[str, Text(4096, r"/[^\x00-\x1f]*", 1, "be an absolute path")]
+ViewPath = Annotated[str, Text(4096, r"/[^\x00-\x1f]*", 1, "be an absolute path")]
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,12 @@ DEFAULT_MAX_TEXT = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """Bounds of a string: characters, and a regular expression that the whole of it must match."""
+    """Bounds of a string: characters, and a regular expression that the whole of it must match, with what that means in words."""
 
     max_chars: int = DEFAULT_MAX_TEXT
     pattern: str = ""
     min_chars: int = 0
+    words: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _decode_text(value: Json, where: str, bounds: tuple[Any, ...]) -> str:
     if not limit.min_chars <= len(value) <= limit.max_chars:
         raise _refuse(where, f"must have {limit.min_chars} to {limit.max_chars} characters, found {len(value)}")
     if limit.pattern and not re.fullmatch(limit.pattern, value):
-        raise _refuse(where, f"must match {limit.pattern}, found {_show(value)}")
+        raise _refuse(where, f"must {limit.words or f'match {limit.pattern}'}, found {_show(value)}")
     return value
 
 

@@ -12,12 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from scaleoutd.core import records, strictjson
-from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts, ModelRules
+from scaleoutd.core.plan import GateFacts, GateRules, ModelRules
 from scaleoutd.errors import FormatError, OutputError
 from scaleoutd.step.model import Model, read_model
 from scaleoutd.step.source import FileSource
 
 _MAX_ANSWER_TEXT_BYTES = 48 * 1024
+DEFAULT_HINT = "Correct what the step writes; what it printed stands in its log."
+HINTS = {
+    "output-shape": "In the step, save the arrays under the names, and with the shapes and types, that <in> has.",
+    "output-not-finite": "In the step, look for a division by zero, the logarithm of 0 or too large a learning rate.",
+    "metrics-invalid": "In the step, write one flat JSON object of numbers, texts, true or false.",
+}
 
 
 def check_train(
@@ -33,7 +39,7 @@ def check_train(
     except FormatError as exc:
         raise OutputError(exc.message.replace("the model", "the weights of the step"), hint=exc.hint) from exc
     if rules.same_form:
-        _compare(written.facts, read_model(FileSource(received_fd, sizes[2]), models).facts)
+        _compare(written, read_model(FileSource(received_fd, sizes[2]), models))
     _check_checksums(written)
     _check_finite(rules, written)
     return records.encode(GateFacts(sizes[0], _text(metadata), written.facts)), ()
@@ -79,17 +85,27 @@ def _metadata(rules: GateRules, source: FileSource) -> dict[str, Any]:
     return value
 
 
-def _compare(written: ModelFacts, received: ModelFacts) -> None:
+def _compare(model: Model, origin: Model) -> None:
+    written, received = model.facts, origin.facts
     if received.arrays_sha256 is None and written.arrays_sha256 is None:
         return  # opaque bytes have no form
     if written.format != received.format:
-        raise _refuse(f"the weights are of format {written.format}, the model received is {received.format}", "output-shape")
+        raise _refuse(f"expected weights of format {received.format}, as received, found {written.format}", "output-shape")
     if written.arrays_sha256 != received.arrays_sha256:
-        raise _refuse(
-            f"its {written.arrays} arrays with {written.parameters} numbers have other names, shapes or types than the"
-            f" {received.arrays} with {received.parameters} of the model received",
-            "output-shape",
-        )
+        raise _refuse(_first_difference(_forms(model), _forms(origin)), "output-shape")
+
+
+def _forms(model: Model) -> dict[str, str]:
+    return {array.name: f"{array.dtype} {list(array.shape)}" for array in model.arrays}
+
+
+def _first_difference(written: dict[str, str], received: dict[str, str]) -> str:
+    """In the order of the model received; what it does not have comes last."""
+    for name, form in received.items():
+        if (found := written.get(name, "none of that name")) != form:
+            return f"array {name[:120]!r}: expected {form[:120]} as in the model received, found {found[:120]}"
+    more = next((name for name in written if name not in received), "")
+    return f"array {more[:120]!r} is not in the model received, which has {len(received)} arrays"
 
 
 def _check_checksums(model: Model) -> None:
@@ -109,6 +125,6 @@ def _text(value: dict[str, Any]) -> str:
 
 
 def _refuse(cause: str, code: str) -> OutputError:
-    error = OutputError(f"cannot let the output leave: {cause}", hint="Look at the step's log; correct the step.")
+    error = OutputError(f"cannot let the output leave: {cause}", hint=f"{HINTS.get(code, DEFAULT_HINT)} `scaleoutctl why {code}`")
     error.code = code
     return error

@@ -77,7 +77,7 @@ def test_comments_order_and_units_do_not_change_the_digest() -> None:
         ("egress: {telemetry: yes}\n", "must be true or false"),
         ("egres: {}\n", "Did you mean egress?"),
         ("environments: {../x: {python: /p}}\n", "is no id"),
-        ("environments: {a: {python: python3}}\n", "must match /"),
+        ("environments: {a: {python: python3}}\n", "must be an absolute path, found"),
         ("data_sets: {a: {path: /d, digest: %s}}\n" % ("0" * 64), "no effect with mode none"),
         ("settings_schema: {patternProperties: {}}\n", "is unknown"),
         ("settings_schema: {properties: {lr: {minimum: low}}}\n", "must be a number"),
