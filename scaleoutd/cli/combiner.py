@@ -11,9 +11,8 @@ import json
 import os
 import shutil
 import signal
-import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -22,6 +21,7 @@ from typing import Any
 import click
 
 from scaleoutd.cli.build import build_seed
+from scaleoutd.cli.combinerdoor import ask, doors
 from scaleoutd.cli.foreground import Folders, default_state
 from scaleoutd.cli.start import find_project, node_policy_of
 from scaleoutd.cli.terminal import escape, fail, say
@@ -34,8 +34,7 @@ from scaleoutd.errors import ConfigError, ScaleoutError, TransportError
 HOST = "127.0.0.1"  # by address: it is resolved everywhere
 PORT = 8600
 FOLDER = Path("combiner")
-ANSWER_S = 900.0
-LINE_BYTES = 1 << 20
+WAIT_S = 900.0  # for the nodes of --rounds
 
 folder_argument = click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=FOLDER)
 project_option = click.option(
@@ -89,7 +88,7 @@ def start(folder: Path, port: int, rounds: int | None, nodes: int, project: Path
         with doors(folder, training), until_signal() as ended:
             threading.Thread(target=watch, args=[running, say, ended], daemon=True).start()
             if seed is not None and rounds is not None:
-                order = Order(rounds, nodes, str(seed.absolute()), {}, ANSWER_S)
+                order = Order(rounds, nodes, str(seed.absolute()), {}, WAIT_S)
                 threading.Thread(target=train, args=[training, order], daemon=True).start()
             ended.wait()
     finally:
@@ -233,82 +232,3 @@ def until_signal() -> Iterator[threading.Event]:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, end)
     yield ended
-
-
-# --- the socket ---------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def doors(folder: Path, training: Training) -> Iterator[None]:
-    """Listens on FOLDER/control; the folder is 0700, so whoever comes is this user or root."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with _short(folder) as place:
-        listener.bind(f"{place}/control")
-    listener.listen(4)
-    threading.Thread(target=_serve, args=[listener, training], daemon=True).start()
-    try:
-        yield
-    finally:
-        listener.close()
-
-
-@contextmanager
-def _short(folder: Path) -> Iterator[str]:
-    """A path of the folder that fits in sun_path (108 bytes, unix(7)), however deep it lies."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
-
-
-def _serve(listener: socket.socket, training: Training) -> None:
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except OSError:  # closed: the end
-            return
-        threading.Thread(target=_answer, args=[connection, training], daemon=True).start()
-
-
-def _answer(connection: socket.socket, training: Training) -> None:
-    with connection, connection.makefile("rwb") as stream:
-
-        def tell(value: Mapping[str, Any]) -> None:
-            stream.write(json.dumps(value).encode() + b"\n")
-            stream.flush()
-
-        try:
-            asked = json.loads(stream.readline(LINE_BYTES))
-            order, failed = Order.of(asked), 0
-            for line, learned in training.rounds(order):
-                failed += not learned
-                tell({"say": line})
-            if order.out and training.last_model:
-                tell({"say": training.write_model(Path(order.out))})
-            tell({"failed": failed})
-        except ScaleoutError as exc:
-            tell({"code": exc.code, "message": exc.message, "hint": exc.hint})
-        except OSError:  # who asked has gone
-            return
-        except (ValueError, KeyError, TypeError) as exc:
-            tell({"code": "config-invalid", "message": f"cannot do what was asked: {exc!r}", "hint": ""})
-
-
-def ask(folder: Path, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The combiner's answers, line by line, while they come."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-        try:
-            with _short(folder) as place:
-                channel.connect(f"{place}/control")
-        except OSError as exc:
-            raise ConfigError(
-                f"cannot find a combiner in {folder}: expected its socket {folder / 'control'}: {os.strerror(exc.errno or 0)}",
-                code="config-missing",
-                hint="Start one in another terminal: `scaleoutctl combiner start`. Its folder is the argument.",
-            ) from exc
-        channel.settimeout(ANSWER_S * 4)
-        channel.sendall(json.dumps(asked).encode() + b"\n")
-        with channel.makefile("rb") as stream:
-            for line in stream:
-                yield json.loads(line)

@@ -24,6 +24,8 @@ WITHOUT = {
     ("scaleoutd", "client", "enroll"): "prints the client id and nothing else, as the official client does",
     ("scaleoutctl", "completion"): "prints a script",
     ("scaleoutctl", "demo"): "a show for people",
+    ("scaleoutctl", "combiner", "start"): "a server for people",
+    ("scaleoutctl", "combiner", "round"): "a line a round, for people",
 }
 # Command → arguments for a call that goes well in the folder of `person`, keys of the answer.
 ANSWERS: dict[tuple[str, ...], tuple[list[str], set[str]]] = {
