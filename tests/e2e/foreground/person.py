@@ -124,13 +124,13 @@ class Person:
         """Room → pid."""
         found = {}
         for pid in self.processes():
-            command = _read(pid, "cmdline").decode(errors="replace")
+            command = read_process(pid, "cmdline").decode(errors="replace")
             found.update({room: pid for room in ("agent", "runner", "ledger") if f"scaleoutd.{room}.__main__" in command})
         return found
 
     def steps(self) -> list[int]:
         """Pids of what runs for a task below this node, and of nobody else on the machine."""
-        return [pid for pid in self.processes() if b"SCALEOUTD_RUN=" in _read(pid, "environ")]
+        return [pid for pid in self.processes() if b"SCALEOUTD_RUN=" in read_process(pid, "environ")]
 
     def processes(self) -> list[int]:
         """Pids of everything below this node."""
@@ -215,7 +215,8 @@ class Person:
         path.write_text(text.replace(old, new))
 
 
-def _read(pid: int, what: str) -> bytes:
+def read_process(pid: int, what: str) -> bytes:
+    """A file of /proc/<pid>; nothing when it is gone, or no affair of this user."""
     try:
         return Path(f"/proc/{pid}/{what}").read_bytes()
     except OSError:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scaleoutd.devcombiner.server import DevCombiner
-from tests.e2e.foreground.person import Person
+from tests.e2e.foreground.person import Person, read_process
 
 # Not flushed: a step has no buffer between it and the person.
 FIRST = 'print("first line")\nsys.stderr.write("second line\\n")\nimport time; time.sleep(300)'
@@ -74,7 +74,8 @@ def test_the_token_is_off_the_command_line_before_the_first_word(terminal: bool,
         assert b"--token-fd" in person.command_line
         for pid in (person.pid, *person.processes()):
             for what in ("cmdline", "environ"):
-                assert token.encode() not in Path(f"/proc/{pid}/{what}").read_bytes(), (pid, what)
+                assert token.encode() not in read_process(pid, what), (pid, what)
+        assert b"scaleoutd" in read_process(person.rooms()["agent"], "cmdline"), "control: they can be read"
         assert token not in person.text
         (first, *_) = person.lines
         assert first.startswith("scaleoutd ")
