@@ -95,6 +95,19 @@ def decode(cls: type[T], value: Json, where: str = "") -> T:
     return cls(**values)
 
 
+def learn(*classes: type[Any]) -> None:
+    """Reads the annotations of `classes` and of the records in them now: the first decoding costs milliseconds otherwise."""
+    for cls in classes:
+        for _, _, annotation, _ in _fields(cast("Any", cls)):
+            learn(*_records_in(annotation))
+
+
+def _records_in(annotation: Any) -> list[type[Any]]:
+    if dataclasses.is_dataclass(annotation):
+        return [cast("type[Any]", annotation)]
+    return [record for part in typing.get_args(annotation) for record in _records_in(part)]
+
+
 @functools.cache
 def _fields(cls: type[Any]) -> tuple[tuple[str, str, Any, bool], ...]:
     hints = typing.get_type_hints(cls, include_extras=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from scaleoutd.core import catalogue, records, strictjson
@@ -30,6 +30,10 @@ PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 
 A = TypeVar("A")
+
+
+def _nothing() -> None:
+    pass
 
 
 class LedgerClient:
@@ -49,8 +53,11 @@ class LedgerClient:
         """Makes one event durable.  FormatError `event-invalid` for a body the catalogue refuses, LedgerError otherwise."""
         return self.record_all([(type_, body)])
 
-    def record_all(self, events: Sequence[tuple[str, Mapping[str, Any]]]) -> Recorded:
-        """Makes events durable in this order, with one barrier (several only when they do not fit into one packet)."""
+    def record_all(self, events: Sequence[tuple[str, Mapping[str, Any]]], beside: Callable[[], object] = _nothing) -> Recorded:
+        """Makes events durable in this order, with one barrier (several only when they do not fit into one packet).
+
+        `beside` is done once, while the ledger waits for its disk; what it raises is raised here, whatever was recorded.
+        """
         if not events:
             raise ValueError("no events to record")
         entries = [Entry(secrets.token_hex(16), name, catalogue.normalise(name, body, self._room)) for name, body in events]
@@ -58,7 +65,8 @@ class LedgerClient:
         time_ms = 0
         with self._lock:
             for batch in _batches(entries):
-                recorded = self._ask(Append(batch), Recorded)
+                recorded = self._ask(Append(batch), Recorded, beside)
+                beside = _nothing
                 if len(recorded.sequences) != len(batch):
                     self._hang_up()
                     raise LedgerError(f"cannot record: {len(batch)} events were sent, {len(recorded.sequences)} acknowledged")
@@ -75,12 +83,16 @@ class LedgerClient:
         with self._lock:
             self._hang_up()
 
-    def _ask(self, request: Any, answer: type[A]) -> A:
+    def _ask(self, request: Any, answer: type[A], beside: Callable[[], object] = _nothing) -> A:
         deadline = time.monotonic() + self._retry_for_s
         pause_s = PAUSE_S
         while True:
             try:
-                return self._connected().ask(request, answer, timeout_s=self._answer_timeout_s)
+                channel = self._connected()
+                channel.tell(request)
+                self._do(beside)
+                beside = _nothing
+                return channel.expect(answer, timeout_s=self._answer_timeout_s)
             except PeerError as exc:
                 # The answer may be on the way still: never read from this connection again.
                 self._hang_up()
@@ -93,6 +105,13 @@ class LedgerClient:
                     ) from exc
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+
+    def _do(self, beside: Callable[[], object]) -> None:
+        try:
+            beside()
+        except BaseException:
+            self._hang_up()  # its answer is not read
+            raise
 
     def _connected(self) -> Channel:
         if self._channel is None:

@@ -4,6 +4,7 @@
 One connection is one instance is one task: hello, then in this order
     Probe → Probed                          at start-up, on an instance of its own
     Clean → Cleaned                         on an instance of its own: what a killed instance left in its slot's scratch
+    Prepare                                 unanswered: the sandbox is built while the model arrives and is inspected
     Inspect + [model] → Inspected
     Execute + [log, terminal?] → Started, then Ended       (Cancel may come in between)
     Gate + [model?] → Gated + [weights?]    files opened by a child of the step's uid, read-only
@@ -68,6 +69,14 @@ class Inspect:
 @dataclass(frozen=True)
 class Inspected:
     facts: ModelFacts
+
+
+@message("prepare")
+@dataclass(frozen=True)
+class Prepare:
+    """Build the sandbox of `plan` up to its exec, which only `Execute` with the same plan brings; a failure shows there."""
+
+    plan: SandboxPlan
 
 
 @message("execute")

@@ -28,6 +28,7 @@ from scaleoutd.ipc.step import (
     Gated,
     Inspect,
     Inspected,
+    Prepare,
     Probe,
     Probed,
     Started,
@@ -50,10 +51,15 @@ class Instance:
     channel: Channel
     slot: int
     _on_close: Callable[[Instance], None]
+    _on_leave: Callable[[Instance], None]
     plan: SandboxPlan | None = None  # what was executed here
 
     def probe(self, plan: SandboxPlan) -> Probed:
         return self.channel.ask(Probe(plan), Probed, timeout_s=PROBE_S)
+
+    def prepare(self, plan: SandboxPlan) -> None:
+        """Has the sandbox of `plan` built beside what comes next; nothing runs in it before `execute` with the same plan."""
+        self.channel.tell(Prepare(plan))
 
     def inspect(self, plan: SandboxPlan, rules: ModelRules, model: int) -> ModelFacts:
         return self.channel.ask(Inspect(plan, rules), Inspected, descriptors=[model], timeout_s=INSPECT_S).facts
@@ -87,9 +93,13 @@ class Instance:
     def __enter__(self) -> Instance:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        """Ends the instance beside what comes next: nothing of the run is alive by now, its clean-up is nobody's business."""
-        threading.Thread(target=self.close, name=f"end of slot {self.slot}", daemon=True).start()
+    def __exit__(self, kind: type[BaseException] | None, *exc: object) -> None:
+        """After a failure the instance ends now, with all that may run in it, beside what comes next.  Else nothing of the run is
+        alive any more, and its clean-up waits until the result is out (`Instances.end_left`)."""
+        if kind is None:
+            self._on_leave(self)
+        else:
+            threading.Thread(target=self.close, name=f"end of slot {self.slot}", daemon=True).start()
 
 
 def _facts_of(received: Received) -> GateFacts:
@@ -108,12 +118,17 @@ class Instances:
         self._wanted = spares
         self._units = units
         self._lock = threading.Lock()
+        self._filling = threading.Lock()  # held while spares are connected
         self._spares: list[Channel] = []
+        self._left: list[Instance] = []
         self._busy: set[int] = set()
         self._closed = False
 
     def take(self, policy_sha256: str = "") -> Instance:
         """VerificationError `policy-mismatch` when even a new instance was started under another policy than this one."""
+        if not self._spares:
+            with self._filling:  # one that is being connected is there sooner than one that is begun now
+                pass
         with self._lock:
             channel = self._spares.pop() if self._spares else None
             slot = next((number for number in range(SLOTS) if number not in self._busy), None)
@@ -137,7 +152,7 @@ class Instances:
                         code="policy-mismatch",
                         hint="Run `scaleoutctl policy apply` as root.",
                     )
-            return Instance(channel, slot, self._release)
+            return Instance(channel, slot, self._release, self._leave)
         except BaseException:
             with self._lock:
                 self._busy.discard(slot)
@@ -147,17 +162,29 @@ class Instances:
         return not self._units or _policy_of(channel) == policy_sha256
 
     def refill(self) -> None:
-        """Connects spares up to the wanted number; call it after a run, not while one is starting."""
-        while True:
-            with self._lock:
-                if self._closed or len(self._spares) >= self._wanted:
-                    return
-            channel = self._connect()
-            with self._lock:
-                if self._closed or len(self._spares) >= self._wanted:
-                    channel.close()
-                else:
+        """Connects spares up to the wanted number; call it when nothing is in a hurry."""
+        with self._filling:
+            while self._is_short():
+                channel = self._connect()
+                with self._lock:
                     self._spares.append(channel)
+            if self._closed:
+                self.close()  # it came in between
+
+    def _is_short(self) -> bool:
+        with self._lock:
+            return not self._closed and len(self._spares) < self._wanted
+
+    def end_left(self) -> None:
+        """Ends the instances whose task is over."""
+        with self._lock:
+            left, self._left = self._left, []
+        for instance in left:
+            instance.close()
+
+    def _leave(self, instance: Instance) -> None:
+        with self._lock:
+            self._left.append(instance)
 
     def close(self) -> None:
         with self._lock:

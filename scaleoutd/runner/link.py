@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 
 from scaleoutd.errors import PeerError
 from scaleoutd.ipc.channel import Channel
@@ -28,13 +29,18 @@ class Link:
         self.cancelled = ""
         self.run = ""  # what the task became, for whoever watches in the foreground
         self.denied: Mapping[str, int] = {}
+        self.decided = threading.Event()  # there is a result, or there will be none
+        self.answered = threading.Event()  # and the other end has it
 
-    def receive_model(self, run: str, max_bytes: int, writer: int, *, max_is_space: bool = False) -> ModelReceived:
-        """Hands out the write-only descriptor (ours is closed) and waits until the agent says that it is done."""
+    def receive_model(
+        self, run: str, max_bytes: int, writer: int, *, max_is_space: bool = False, beside: Callable[[], object] = lambda: None
+    ) -> ModelReceived:
+        """Hands out the write-only descriptor (ours is closed), does `beside`, and waits until the agent says that it is done."""
         try:
             self.channel.tell(ReceiveModel(run, max_bytes, max_is_space), [writer])
         finally:
             os.close(writer)
+        beside()
         received = self.channel.receive(ModelReceived, CancelTask, timeout_s=RECEIVE_S)
         if received.descriptors:
             received.close()

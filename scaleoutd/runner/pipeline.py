@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,10 +85,10 @@ class Task:
         """Something for the trail that need not be durable before the next barrier."""
         self.pending.append((name, {**self.context, **body}))
 
-    def record(self, name: str, **body: Any) -> None:
-        """Makes everything noted, and this, durable with one barrier."""
+    def record(self, name: str, act: Callable[[], object] = lambda: None, /, **body: Any) -> None:
+        """Makes everything noted, and this, durable with one barrier; `act` is done while the ledger waits for its disk."""
         self.note(name, **body)
-        self.room.ledger.record_all(self.pending)
+        self.room.ledger.record_all(self.pending, act)
         self.pending.clear()
 
 
@@ -100,11 +100,13 @@ def perform(task: Task) -> tuple[Released, Outgoing]:
         proven = verify(task, policy)  # 1
         grant, environment = grant_task(task, policy, proven)  # 2
         snapshot = snapshot_project(task, proven)  # 3
-        model, folder = receive(task, grant)  # 4
-        start_up(task, grant, environment, snapshot)
+        folder = make_model_folder(task, grant)
         with task.room.instances.take(grant.policy_sha256) as instance:
-            # 6 comes before 5: the inspector runs in the plan's slot and under its limits.
+            # 6 comes before 4 and 5: the sandbox is built while the model arrives, and the inspector runs under its limits.
             plan = make_plan(task, grant, environment, snapshot, folder, instance.slot)
+            instance.prepare(plan)
+            model = receive(task, grant, folder)  # 4
+            start_up(task, grant, environment, snapshot)
             facts = inspect(task, grant, instance, plan, model)  # 5
             record_about_to_run(task, grant, plan, model)  # 7
             result = execute(task, instance, plan)  # 8
@@ -180,30 +182,37 @@ def snapshot_project(task: Task, proven: Proven) -> Snapshot:
     return take_snapshot(proven, task.room.state / "store")
 
 
-def receive(task: Task, grant: Grant) -> tuple[ReceivedModel, Path]:
-    """4: the model, streamed by the agent into a file of ours, out of its hands, hashed, and linked for the step."""
+def make_model_folder(task: Task, grant: Grant) -> Path:
+    """Where the step will find the model; with the settings in it, and without the model."""
     task.stage = "receive"
     folder = task.room.state / "in" / secrets.token_hex(12)
-    room, session = task.room, task.run.offer.session_id
-    space = largest_model(room.state, room.scratch, room.last_model[1] if room.last_model[0] == session else 0)
-    max_bytes = min(grant.model.max_bytes, space)
     task.cleanup.callback(task.model.close)
-    incoming = IncomingModel(room.state / "in")
-    task.model.callback(incoming.close)
-    told = task.link.receive_model(task.run.name, max_bytes, incoming.take_writer(), max_is_space=space < grant.model.max_bytes)
-    model = incoming.seal(max_bytes)
-    check_told(model, told.size_bytes, told.sha256)
-    room.last_model = (session, model.size_bytes)
     with storage_errors("make the folder of a model"):
         folder.mkdir(mode=0o755)
         folder.chmod(0o755)
         task.model.callback(shutil.rmtree, folder, ignore_errors=True)
-        incoming.link(folder / "model.npz")
-        task.note("model-received", sha256=model.sha256, size_bytes=model.size_bytes)
         settings = folder / "model.npz-metadata"
         settings.write_text(grant.settings or "{}", encoding="utf-8")
         settings.chmod(0o444)
-    return model, folder
+    return folder
+
+
+def receive(task: Task, grant: Grant, folder: Path) -> ReceivedModel:
+    """4: the model, streamed by the agent into a file of ours, out of its hands, hashed, and linked for the step."""
+    room, session = task.room, task.run.offer.session_id
+    space = largest_model(room.state, room.scratch, room.last_model[1] if room.last_model[0] == session else 0)
+    max_bytes = min(grant.model.max_bytes, space)
+    incoming = IncomingModel(room.state / "in")
+    task.model.callback(incoming.close)
+    is_space = space < grant.model.max_bytes
+    writer = incoming.take_writer()
+    told = task.link.receive_model(task.run.name, max_bytes, writer, max_is_space=is_space, beside=task.run.settle)
+    model = incoming.seal(max_bytes)
+    check_told(model, told.size_bytes, told.sha256)
+    room.last_model = (session, model.size_bytes)
+    incoming.link(folder / "model.npz")
+    task.note("model-received", sha256=model.sha256, size_bytes=model.size_bytes)
+    return model
 
 
 def make_plan(
@@ -236,9 +245,11 @@ def record_about_to_run(task: Task, grant: Grant, plan: SandboxPlan, model: Rece
     """7: durable before anything runs: which code, on which model, in which environment, under which policy."""
     task.stage = "record"
     attempt = task.run.attempts + 1
-    task.room.enter(task.run, "about-to-run", {"attempt": attempt})
+    # Written before the ledger hears of it, durable when that has answered: the two wait for their disks together.
+    task.room.enter(task.run, "about-to-run", {"attempt": attempt}, sync=False)
     task.record(
         "run-about-to-start",
+        task.run.sync,
         attempt=attempt,
         project=grant.project,
         manifest_sha256=grant.manifest_sha256,

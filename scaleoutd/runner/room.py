@@ -104,9 +104,9 @@ class Room:
     def now(self) -> Now:
         return self.host_clock()
 
-    def enter(self, run: Run, state: str, fields: Mapping[str, Json] | None = None) -> None:
-        """Goes on to `state` in the run-once table; durable when this returns."""
-        run.enter(state, self.now().wall_ms, fields)
+    def enter(self, run: Run, state: str, fields: Mapping[str, Json] | None = None, *, sync: bool = True) -> None:
+        """Goes on to `state` in the run-once table; durable when this returns, without `sync` when `run.sync` does."""
+        run.enter(state, self.now().wall_ms, fields, sync=sync)
 
     @contextmanager
     def output_file(self, run: str) -> Iterator[int]:

@@ -4,8 +4,10 @@
     RUNS/<run>/task.json   the offer, canonical JSON
     RUNS/<run>/state       one line for each transition (core.taskstate.RUN_STATES)
 
-What must survive a crash of the machine is durable when `enter` returns: every state but `accepted`, which says only that
-somebody asked.  So an entry costs one barrier, with the first state that matters.
+What must survive a crash of the machine is durable when `enter` returns: every state but two.  `accepted` says only that
+somebody asked; `settle` makes an entry durable while its model arrives, so that the first state that matters costs one barrier.
+`released` is entered after the trail has it, durably: a power cut takes it back to `computed`, and the same bytes are released
+once more, on record.
 
 The name of a run is drawn from its correlation id, so the same id always meets the same entry: a taken agent cannot run a
 task twice by asking twice, nor by making the runner forget (only `forgotten` entries end, and they stay).
@@ -28,6 +30,8 @@ from scaleoutd.ipc.messages import TaskOffer
 MAX_OFFER_BYTES = 64 * 1024
 # `found` of an `interrupted` run that could not be recorded, so that it did not begin.
 UNRECORDED = "unrecorded"
+NOT_DURABLE = ("accepted", "released")
+_Begun = tuple[str, tuple[int, ...]]  # session, and when
 
 
 def run_name(correlation_id: str) -> str:
@@ -45,6 +49,7 @@ class Run:
     torn_bytes: int
     _file: AppendFile
     _fresh: bool = False  # its folder is not durable yet
+    _begun: dict[str, _Begun] | None = None  # the table's
 
     @property
     def state(self) -> str:
@@ -72,18 +77,37 @@ class Run:
         """How often it may have run: where the trail did not take the record, it has not."""
         return sum(1 for _ in _begun(self.history))
 
-    def enter(self, state: str, at_ms: int, fields: Mapping[str, Json] | None = None) -> None:
-        """Goes on to `state`; durable when this returns, but for `accepted`."""
+    def enter(self, state: str, at_ms: int, fields: Mapping[str, Json] | None = None, *, sync: bool = True) -> None:
+        """Goes on to `state`; durable when this returns, but for NOT_DURABLE.  Without `sync` the caller calls `sync` itself."""
         line = RUN_STATES.advance(self.history[-1] if self.history else None, state, at_ms, fields)
-        durable = state != "accepted"
-        if durable and self._fresh:
-            # Before the line: a durable state without its task could not be read.
+        durable = state not in NOT_DURABLE
+        if durable:
+            self._settle_task()  # before the line: a durable state without its task could not be read
+        self._file.append(encode(line), sync=durable and sync)
+        self.history.append(line)
+        self.count()
+
+    def sync(self) -> None:
+        """Makes what was entered durable."""
+        self._file.sync()
+
+    def settle(self) -> None:
+        """Makes the entry durable, if it is not."""
+        if self._fresh:
+            self._settle_task()
+            self._file.sync()
+
+    def _settle_task(self) -> None:
+        if self._fresh:
             with storage_errors(f"make the entry of run {self.name} durable"):
                 sync_file(self._file.path.with_name("task.json"))
                 sync_folder(self._file.path.parent.parent)
             self._fresh = False
-        self._file.append(encode(line), sync=durable)
-        self.history.append(line)
+
+    def count(self) -> None:
+        """Tells the table how often it began."""
+        if self._begun is not None:
+            self._begun[self.name] = (self.offer.session_id, tuple(line.at_ms for line in _begun(self.history)))
 
     def close(self) -> None:
         self._file.close()
@@ -94,6 +118,8 @@ class Runs:
 
     def __init__(self, folder: Path) -> None:
         self.folder = make_private_folder(folder)
+        self._begun: dict[str, _Begun] = {}
+        self._counted = False  # every entry is in it
 
     def open(self, offer: TaskOffer) -> Run:
         """The entry of the offer's correlation id, made when there is none."""
@@ -119,13 +145,16 @@ class Runs:
             data = (folder / "task.json").read_bytes()
         offer = records.decode(TaskOffer, strictjson.parse(data, max_bytes=MAX_OFFER_BYTES, what="a task offer"))
         file = AppendFile(folder / "state")
-        return Run(name, offer, RUN_STATES.parse(file.lines), len(file.torn), file)
+        run = Run(name, offer, RUN_STATES.parse(file.lines), len(file.torn), file, _begun=self._begun)
+        run.count()
+        return run
 
     def all(self) -> Iterator[Run]:
         """Every entry; the caller closes each."""
         for path in sorted(self.folder.iterdir()):
             if self._is_entry(path):
                 yield self._open(path.name)
+        self._counted = True
 
     @staticmethod
     def _is_entry(folder: Path) -> bool:
@@ -143,15 +172,14 @@ class Runs:
         return state.exists() and any(b'"state":"accepted"' not in line for line in state.read_bytes().split(b"\n")[:-1])
 
     def counts(self, since_ms: int, session_id: str) -> tuple[int, int]:
-        """How many runs began at or after `since_ms`, and how many ever for `session_id`; one pass over the table."""
-        recent = of_session = 0
-        for run in self.all():
-            try:
-                begun = list(_begun(run.history))
-                recent += sum(line.at_ms >= since_ms for line in begun)
-                of_session += len(begun) if run.offer.session_id == session_id else 0
-            finally:
+        """How many runs began at or after `since_ms`, and how many ever for `session_id`.  The table is read once."""
+        if not self._counted:
+            for run in self.all():
                 run.close()
+        recent = of_session = 0
+        for session, begun in self._begun.values():
+            recent += sum(at_ms >= since_ms for at_ms in begun)
+            of_session += len(begun) if session == session_id else 0
         return recent, of_session
 
 

@@ -43,6 +43,7 @@ from scaleoutd.runner.pipeline import Task, perform, release
 from scaleoutd.runner.policyfile import read_policy
 from scaleoutd.runner.room import Room
 from scaleoutd.runner.runs import Run
+from scaleoutd.runner.tidy import tidy_after
 
 # A result stays in the outbox until the agent says what became of it; an agent that is silent this long is asked no more.
 DELIVERY_S = 24 * 3600.0
@@ -94,6 +95,7 @@ class Runner:
         if left_open:
             self.room.ledger.record("outcome-open", outcomes=list(left_open), backend=self.room.backend)
         self.recover()
+        self.room.instances.end_left()
         self.room.instances.refill()
         if self._denied is not None:
             return openings.told_at_start(self._denied.message, self._denied.hint, left_open)
@@ -198,7 +200,7 @@ class Runner:
                 self.waiting -= 1
             self._tell_end(offer, link)
             if answer is not None:
-                self._deliver(channel, *answer)
+                self._deliver(channel, link.answered, *answer)
         except PeerError as exc:
             # In the foreground that is Ctrl-C or a cancellation, and the parent knows.
             if self.room.watcher is None or exc.code != "peer-closed":
@@ -212,6 +214,8 @@ class Runner:
             self._refuse(channel, ScaleoutError(f"cannot run the task: {type(exc).__name__} in the runner"))
             raise
         finally:
+            link.decided.set()
+            link.answered.set()
             channel.close()
 
     def _tell_end(self, offer: TaskOffer, link: Link, error: ScaleoutError | None = None) -> bool:
@@ -243,6 +247,7 @@ class Runner:
 
     def _answer(self, offer: TaskOffer, link: Link) -> tuple[Released, Outgoing] | None:
         """Runs the task, or answers from the run-once table when it was run before."""
+        threading.Thread(target=tidy_after, args=[self.room.instances, link, self.log], name="tidy", daemon=True).start()
         run = self.room.runs.open(offer)
         link.run = run.name
         try:
@@ -265,7 +270,7 @@ class Runner:
             return perform(Task(self.room, run, link, self.room.now()))
         finally:
             run.close()
-            threading.Thread(target=self._refill, name="refill", daemon=True).start()
+            link.decided.set()
 
     def _give_up(self, run: Run) -> ScaleoutError:
         error = LaunchError(
@@ -277,13 +282,7 @@ class Runner:
         self.room.enter(run, "failed", body)
         return error
 
-    def _refill(self) -> None:
-        try:
-            self.room.instances.refill()
-        except ScaleoutError as exc:
-            self.log(f"no spare step instance: {exc.message}")
-
-    def _deliver(self, channel: Channel, released: Released, outgoing: Outgoing) -> None:
+    def _deliver(self, channel: Channel, answered: threading.Event, released: Released, outgoing: Outgoing) -> None:
         """Hands over what was released, and forgets it when the agent knows what became of it."""
         if outgoing.weights:
             fd = outgoing.open_container()
@@ -294,6 +293,7 @@ class Runner:
         else:
             channel.tell(released)
         delivered = self._delivered(channel)
+        answered.set()
         run = self.room.runs.find(delivered.run)
         if run is None or delivered.run != released.run:
             raise PeerError(f"cannot forget run {delivered.run}: this connection is about {released.run}")

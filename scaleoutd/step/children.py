@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from scaleoutd.core import strictjson
 from scaleoutd.errors import LaunchError, LimitExceededError, PeerError, ScaleoutError, from_code
-from scaleoutd.step import confine, syscalls
+from scaleoutd.step import confine, landlock, syscalls
 from scaleoutd.step.confine import Identity
 from scaleoutd.step.killer import Killer
 from scaleoutd.step.landlock import Grant
@@ -57,23 +57,69 @@ class Outcome:
     descriptors: list[int] = field(default_factory=list)
 
 
-def call(cell: Cell, work: Work, descriptors: Sequence[int] = ()) -> Outcome:
-    """Runs `work` in a confined child.
+@dataclass(frozen=True)
+class Opening:
+    """What a child opens before it looks at it: `grants` and the working folder hold while it does, and no longer.
+
+    `accept` is called in the launcher with the descriptors, before the child's answer counts; it raises what is wrong.
+    """
+
+    grants: tuple[Grant, ...]
+    open: Callable[[], Sequence[int]]
+    accept: Callable[[list[int]], None]
+
+
+_ended: list[int] = []  # children that were killed and not yet waited for
+
+
+def call(cell: Cell, work: Work, descriptors: Sequence[int] = (), opening: Opening | None = None) -> Outcome:
+    """Runs `work` in a confined child; with `opening`, on what the child opened first, then on `descriptors`.
 
     Raises the ScaleoutError that the child reports; LimitExceededError when it runs too long; LaunchError when it ends
-    without a word, which is what a filter or an rlimit does to a child that was taken over.
+    without a word, which is what a filter or an rlimit does to a child that was taken over.  The child is killed when this
+    returns; whoever goes on to something else calls `reap` first.
     """
+    reap()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
-        _run(cell, work, descriptors, theirs.fileno())
+        _run(cell, work, descriptors, theirs.fileno(), opening)
     theirs.close()
     try:
-        return _collect(cell, ours)
+        opened = _opened(cell, ours, opening)
+        try:
+            outcome = _collect(cell, ours)
+        except BaseException:
+            close_all(opened)
+            raise
     finally:
         ours.close()
         end(pid, cell.identity, cell.killer)
-        os.waitpid(pid, 0)
+        _ended.append(pid)
+    return Outcome(outcome.value, [*opened, *outcome.descriptors])
+
+
+def reap() -> None:
+    """Waits until the children that were killed are gone.  The answer is out by then: tearing down a process takes 1 ms."""
+    while _ended:
+        os.waitpid(_ended.pop(), 0)
+
+
+def close_all(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
+
+
+def _opened(cell: Cell, sock: socket.socket, opening: Opening | None) -> list[int]:
+    if opening is None:
+        return []
+    opened = _collect(cell, sock).descriptors
+    try:
+        opening.accept(opened)
+    except BaseException:
+        close_all(opened)
+        raise
+    return opened
 
 
 def end(pid: int, identity: Identity, killer: Killer | None) -> None:
@@ -143,12 +189,20 @@ def _error_of(failed: Any) -> ScaleoutError:
     return from_code(failed["code"], failed["message"][:2000], failed["hint"][:2000])
 
 
-def _run(cell: Cell, work: Work, descriptors: Sequence[int], answer: int) -> NoReturn:
+def _run(cell: Cell, work: Work, descriptors: Sequence[int], answer: int, opening: Opening | None) -> NoReturn:
     """The child.  Never returns."""
     try:
         kept = _settle([answer, *descriptors])
-        confine_child(cell)
-        value, passed = work(*kept[1:])
+        _limit_child(cell)
+        opened: Sequence[int] = ()
+        if opening is not None:
+            # Ours alone acts here, on names that are ours: nothing that somebody else wrote was looked at yet.
+            with confine.stage("landlock"):
+                landlock.restrict(opening.grants, abi=cell.landlock_abi)
+            opened = opening.open()
+            _answer(kept[0], {}, opened)
+        confine.restrict(cell.grants, cell.program, abi=cell.landlock_abi)
+        value, passed = work(*opened, *kept[1:])
         _answer(kept[0], value, passed)
         os._exit(0)
     except BaseException as exc:  # noqa: BLE001 - told to the launcher, then the process ends
@@ -168,7 +222,8 @@ def _settle(descriptors: Sequence[int]) -> list[int]:
     return list(range(len(moved)))
 
 
-def confine_child(cell: Cell) -> None:
+def _limit_child(cell: Cell) -> None:
+    """Everything but Landlock and the filter."""
     os.setsid()
     os.umask(0o077)
     confine.default_signals()
@@ -193,7 +248,6 @@ def confine_child(cell: Cell) -> None:
             os.chdir(cell.folder)
     with confine.stage("rlimits"):
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
-    confine.restrict(cell.grants, cell.program, abi=cell.landlock_abi)
 
 
 def _entered(folder: str) -> bool:

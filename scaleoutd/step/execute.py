@@ -33,8 +33,20 @@ _REPORT_S = 3.0  # for pid 1 to kill, count and report when the launcher ends th
 _SERVE_AT_ONCE = 64  # notifications answered before the other descriptors get their turn
 
 
+class _Ends:
+    """The launcher's ends of a run: the output pipe, pid 1's reports, the main process until its exec."""
+
+    def __init__(self, out: int, control: socket.socket, door: socket.socket) -> None:
+        self.out, self.control, self.door = out, control, door
+
+    def close(self) -> None:
+        self.door.close()
+        self.control.close()
+        os.close(self.out)
+
+
 class Execution:
-    """One run of one plan.  `run` is called once."""
+    """One run of one plan: `prepare` (or `run` does it), then `run` once or `close`."""
 
     def __init__(
         self, channel: Channel, order: init.Order, group: limits.Cgroup, filters: Filters, killer: Killer | None = None
@@ -42,11 +54,13 @@ class Execution:
         self._channel = channel
         self._killer = killer
         self._order = order
-        self._plan: SandboxPlan = order.plan
+        self.plan: SandboxPlan = order.plan
         self._group = group
         self._names = filters.names
         self._pid = 0
+        self._ends: _Ends | None = None
         self._supervisor: Supervisor | None = None
+        self._denied: dict[str, int] = {}
         self._report: dict[str, Any] | None = None
         self._verdict: tuple[str, str] | None = None  # ended, code
         self._printed = 0
@@ -61,34 +75,49 @@ class Execution:
 
         Raises what kept the step from starting, and PeerError `peer-closed` when the runner went away meanwhile.
         """
-        out_read, out_write = os.pipe2(os.O_CLOEXEC)
-        control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        door, their_door = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         start = time.monotonic()
         try:
-            try:
-                self._pid = self._fork(out_write, their_control.fileno(), their_door.fileno())
-            finally:
-                os.close(out_write)
-                their_control.close()
-                their_door.close()
-            os.set_blocking(out_read, False)
-            supervisor = self._await_exec(door, control)
+            ends = self._ends or self.prepare()
+            supervisor = self._await_exec(ends.door, ends.control)
             started(self._pid)
-            self._serve(supervisor, control, out_read, log_fd, terminal_fd, start + self._plan.limits.wall_clock_s)
+            self._serve(supervisor, ends.control, ends.out, log_fd, terminal_fd, start + self.plan.limits.wall_clock_s)
             self._kill()
-            self._drain(out_read, log_fd, terminal_fd)
+            self._drain(ends.out, log_fd, terminal_fd)
             wall_ms = int((time.monotonic() - start) * 1000)
         finally:
-            self._kill()
-            door.close()
-            control.close()
-            os.close(out_read)
-            if self._supervisor:
-                self._supervisor.close()
+            self.close()
         if self._peer_gone:
             raise PeerError("cannot report the run: the runner closed the connection", code="peer-closed")
         return self._result(wall_ms)
+
+    def prepare(self) -> _Ends:
+        """Forks pid 1, which builds the view and the confined main process.  That does not exec before `run`."""
+        out_read, out_write = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(out_read, False)
+        control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        door, their_door = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ends = _Ends(out_read, control, door)
+        try:
+            self._pid = self._fork(out_write, their_control.fileno(), their_door.fileno())
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(out_write)
+            their_control.close()
+            their_door.close()
+        return self._ends
+
+    def close(self) -> None:
+        """Kills what there is of the run, also of one that did not begin."""
+        self._kill()
+        if self._ends is not None:
+            self._ends.close()
+            self._ends = None
+        if self._supervisor:
+            self._denied = self._supervisor.denied
+            self._supervisor.close()
+            self._supervisor = None
 
     def _fork(self, out: int, control: int, door: int) -> int:
         try:
@@ -100,7 +129,7 @@ class Execution:
         return pid
 
     def _await_exec(self, door: socket.socket, control: socket.socket) -> Supervisor:
-        """Takes the listener; returns when the exec has happened, raises what failed."""
+        """Takes the listener, lets the main process go; returns when the exec has happened, raises what failed."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         poll = select.poll()
         poll.register(door, select.POLLIN)
@@ -114,10 +143,11 @@ class Execution:
                 body, descriptors = _receive(door)
                 if descriptors:
                     self._supervisor = Supervisor(descriptors[0], self._names)
+                    init.tell_go(control, door)
                 elif body is None and self._supervisor:
                     return self._supervisor
-                else:
-                    self._raise_failure(body)
+                else:  # pid 1 may have told why before it ended
+                    self._raise_failure(body or (_receive(control)[0] if _is_readable(control) else None))
             elif control.fileno() in events:
                 if not _is_readable(door):
                     self._raise_failure(_receive(control)[0])
@@ -204,7 +234,7 @@ class Execution:
             return True
         if not data:
             return False
-        kept = data[: max(0, self._plan.limits.stdout_bytes - self._printed)]
+        kept = data[: max(0, self.plan.limits.stdout_bytes - self._printed)]
         self._printed += len(kept)
         self._dropped += len(data) - len(kept)
         _write_all(log_fd, kept)
@@ -252,13 +282,13 @@ class Execution:
             stdout_dropped_bytes=self._dropped,
             scratch_bytes=int(report.get("scratch_bytes", 0)),
             killed_processes=int(report.get("killed", 0)),
-            denied=dict(self._supervisor.denied) if self._supervisor else {},
-            enforced=(*limits.enforcement(self._group, self._plan.limits), *outcomes.as_enforced(self._order)),
+            denied=dict(self._denied),
+            enforced=(*limits.enforcement(self._group, self.plan.limits), *outcomes.as_enforced(self._order)),
         )
 
     def _limit_behind(self, report: dict[str, Any]) -> str | None:
         """The limit that made the main process fail, as far as the kernel lets us know."""
-        status, bounds = report["status"], self._plan.limits
+        status, bounds = report["status"], self.plan.limits
         if report["scratch_bytes"] > bounds.scratch_bytes:
             return "limit-scratch"
         if status == 0:

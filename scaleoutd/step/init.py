@@ -12,6 +12,7 @@ run there too, and nothing else.
 On `control` (SOCK_SEQPACKET, JSON): {"failed": …} or {"ended": …}, in which `over` names the limit that pid 1 saw exceeded.  One
 packet from the launcher asks for the end now, for a limit of its own or a cancellation, so that this has its figures too.  On
 `door`: {"failed": …} or the listener's descriptor; end of file on `door` means that exec succeeded.
+Both wait for the launcher's word (`tell_go`): a run is built while its model arrives, and begins when that is on record.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from scaleoutd.step.landlock import Grant
 NULL, OUT, ERR, CONTROL, DOOR = 0, 1, 2, 3, 4
 _MEASURE_S = 10.0  # for the last measurement of scratch
 _MEASURE_EARLY_S = 2.0  # the same when a limit or the launcher ended the run
+_GO = b"go"
 _PROCESSES_OF_OURS = {"namespaces": 3, "systemd": 3, "inner": 3}  # launcher, pid 1, and the main process before its exec
 
 
@@ -86,6 +88,15 @@ def run(order: Order, out: int, control: int, door: int) -> NoReturn:
     except BaseException as exc:  # noqa: BLE001 - the last line of defence: report, then end with everything
         _tell(CONTROL, {"failed": _failure(exc)})
     os._exit(70)
+
+
+def tell_go(control: socket.socket, door: socket.socket) -> None:
+    """The launcher's word that the run may begin: to pid 1, then to the main process."""
+    for sock in (control, door):
+        try:
+            sock.send(_GO, socket.MSG_NOSIGNAL)
+        except BrokenPipeError:
+            pass  # its end is seen where its words are read
 
 
 def _settle_descriptors(out: int, control: int, door: int, person: int | None) -> None:
@@ -143,6 +154,8 @@ def _become_step(order: Order) -> NoReturn:
         listener = confine.restrict(order.view.grants, order.program, abi=order.landlock_abi, listener=True)
         _tell(CONTROL, {"listener": True}, [listener])
         os.close(listener)
+        if not os.read(CONTROL, len(_GO)):
+            os._exit(70)
         if order.work is not None:
             os.close(CONTROL)
             order.work()
@@ -187,19 +200,18 @@ def _wait(order: Order, main: int, wakeup: socket.socket) -> NoReturn:
         root_pid=None if order.own_namespaces else os.getpid(),
     )
     status = over = None
-    asked = False
+    begun = asked = False  # before it begins there is nothing to watch
     while status is None and over is None and not asked:
-        events = dict(poll.poll(watch.SPACE_S * 1000))
+        events = dict(poll.poll(watch.SPACE_S * 1000 if begun else None))
         if events.get(CONTROL, 0) & (select.POLLHUP | select.POLLERR):  # the launcher is gone
             _kill_rest(order)
             os._exit(0)
-        asked = CONTROL in events
-        if asked:
-            os.read(CONTROL, 64)  # a socket that is closed with something unread resets, and the report would be lost
+        if CONTROL in events:  # a socket that is closed with something unread resets, and the report would be lost
+            begun, asked = True, os.read(CONTROL, 64) != _GO
         if wakeup.fileno() in events:
             wakeup.recv(4096)
         status = _reap(main)
-        if status is None and not asked:
+        if begun and status is None and not asked:
             over = watcher.look()
     refused = bool(status) and order.watch_processes and _is_fork_refused(order)
     killed = _kill_rest(order, watcher.look_at_processes().processes)

@@ -15,13 +15,13 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from scaleoutd.core import records
 from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts, SandboxPlan
 from scaleoutd.errors import KernelSupportError, LaunchError, PeerError, ScaleoutError
-from scaleoutd.ipc.channel import Channel, Received, Refused
+from scaleoutd.ipc.channel import Channel, Hello, Received, Refused
 from scaleoutd.ipc.packets import Connection
 from scaleoutd.ipc.step import (
     RESULT_OUTPUT,
@@ -35,6 +35,7 @@ from scaleoutd.ipc.step import (
     Gated,
     Inspect,
     Inspected,
+    Prepare,
     Probe,
     Probed,
     Started,
@@ -61,6 +62,7 @@ from scaleoutd.step.landlock import Grant
 from scaleoutd.step.start import CONNECTION_FD
 
 POLICY_VARIABLE = "SCALEOUTD_POLICY_DIGEST"
+_REQUESTS = (Probe, Clean, Prepare, Inspect, Execute, Gate)
 
 
 class Launcher:
@@ -72,12 +74,14 @@ class Launcher:
         self._abi = min(syscalls.landlock_abi(), 7)
         self._namespaces_error = None if unit else _prepare_namespaces()
         self._scratch: tuple[str, confine.Identity] | None = None
+        self._prepared: execute.Execution | None = None
         self._group = limits.Cgroup()
         if unit:
             self._group.adopt()
         else:
             self._group.enter(f"{limits.GROUP_PREFIX}{os.getpid()}")
         self._killer = killer.Killer() if unit else None
+        records.learn(Hello, *_REQUESTS)
 
     def serve(self) -> None:
         """Greets, then answers requests until the connection ends."""
@@ -85,11 +89,12 @@ class Launcher:
             policy = os.environ.get(POLICY_VARIABLE, "")  # of the unit's drop-in
             self._channel.greet("step", {"filter": self._filters.step_sha256} | ({"policy": policy} if policy else {}))
             while True:
-                received = self._channel.receive(Probe, Clean, Inspect, Execute, Gate)
+                received = self._channel.receive(*_REQUESTS)
                 try:
                     self._answer(received)
                 finally:
                     received.close()
+                    children.reap()
         except PeerError as exc:
             if exc.code != "peer-closed":
                 raise
@@ -108,6 +113,7 @@ class Launcher:
         handlers: dict[type[Any], Callable[[Received], None]] = {
             Probe: self._probe,
             Clean: self._clean,
+            Prepare: self._prepare,
             Inspect: self._inspect,
             Execute: self._execute,
             Gate: self._gate,
@@ -145,20 +151,25 @@ class Launcher:
             raise PeerError("cannot gate: the model received and its rules must come with a training, and only with one")
         names = (TRAIN_OUTPUT, TRAIN_METADATA) if train else (RESULT_OUTPUT,)
         bounds = (rules.output_bytes, rules.metadata_bytes) if train else (rules.metadata_bytes,)
-        opened = self._open_outputs(plan, names, bounds)
+        if self._scratch is None or self._scratch[0] != plan.scratch:
+            raise PeerError("cannot gate: nothing was executed here with this scratch folder")
+        if rules.model is not None and train:
+            _size_of_input(received.descriptors[0])
+            work: children.Work = functools.partial(gate.check_train, rules, rules.model)
+        else:
+            work = functools.partial(gate.check_result, rules)
+        opening = children.Opening(
+            grants=(Grant(".", "read"),),
+            open=functools.partial(outputs.open_outputs, names, bounds),
+            accept=functools.partial(outputs.check_all, names, bounds),
+        )
+        cell = dataclasses.replace(self._reader_cell(plan), folder=plan.scratch)
+        answer = children.call(cell, work, received.descriptors, opening)
         try:
-            sizes = [outputs.check(fd, name, most) for fd, name, most in zip(opened, names, bounds, strict=True)]
-            if rules.model is not None and train:
-                sizes.append(_size_of_input(received.descriptors[0]))
-                work: children.Work = functools.partial(gate.check_train, rules, rules.model, sizes)
-            else:
-                work = functools.partial(gate.check_result, rules, sizes[0])
-            answer = children.call(self._reader_cell(plan), work, [*opened, *received.descriptors])
             facts = records.decode(GateFacts, answer.value, "facts")
-            self._channel.tell(Gated(facts), opened[:1] if train else ())
+            self._channel.tell(Gated(facts), answer.descriptors[:1] if train else ())
         finally:
-            for fd in opened:
-                os.close(fd)
+            children.close_all(answer.descriptors)
 
     def _gate_build(self, plan: SandboxPlan, rules: GateRules, received: Received) -> None:
         """The seed model: the one file in the output folder, or beside it where an official project may put it."""
@@ -176,9 +187,6 @@ class Launcher:
         finally:
             os.close(weights)
 
-    def _open_outputs(self, plan: SandboxPlan, names: Sequence[str], bounds: Sequence[int]) -> list[int]:
-        return self._open(plan, functools.partial(outputs.open_outputs, names, bounds), len(names)).descriptors
-
     def _open(self, plan: SandboxPlan, work: children.Work, expected: int) -> children.Outcome:
         """What a child of the step's uid opens in the scratch folder of `plan`."""
         if self._scratch is None or self._scratch[0] != plan.scratch:
@@ -194,6 +202,8 @@ class Launcher:
         plan = received.message.plan
         order = self.order_of(plan)
         self._prepare_scratch(plan, order.identity)
+        with confine.stage("cgroup"):
+            self._group.apply(plan.limits)
         found = probe.prove(self._channel, order, self._group, self._filters, self._killer)
         self._channel.tell(Probed(found, self._filters.step_sha256, self._abi))
 
@@ -214,17 +224,39 @@ class Launcher:
         if len(received.descriptors) != 1 + request.terminal + request.person:
             raise PeerError("cannot execute: the log file and, with `terminal`, a pipe must come with the message")
         plan = request.plan
-        order = self.order_of(plan)
-        if request.person:
-            order = dataclasses.replace(order, person=received.descriptors[-1])
-        self._prepare_scratch(plan, order.identity)
-        run = execute.Execution(self._channel, order, self._group, self._filters, self._killer)
+        run = self._prepared
+        if run is None or run.plan != plan or request.person:
+            self._drop_prepared()
+            run = self._new_run(plan, received.descriptors[-1] if request.person else None)
+        self._prepared = None
+        with confine.stage("cgroup"):
+            self._group.apply(plan.limits)
         terminal = received.descriptors[1] if request.terminal else None
         result = run.run(received.descriptors[0], terminal, lambda pid: self._channel.tell(Started(pid)))
         self._channel.tell(Ended(result))
 
+    def _prepare(self, received: Received) -> None:
+        """Everything of a run but its exec.  What fails here is tried again, and told, when the run is to begin."""
+        self._drop_prepared()
+        try:
+            run = self._new_run(received.message.plan)
+            run.prepare()
+        except ScaleoutError:
+            return
+        self._prepared = run
+
+    def _new_run(self, plan: SandboxPlan, person: int | None = None) -> execute.Execution:
+        order = dataclasses.replace(self.order_of(plan), person=person)
+        self._prepare_scratch(plan, order.identity)
+        return execute.Execution(self._channel, order, self._group, self._filters, self._killer)
+
+    def _drop_prepared(self) -> None:
+        run, self._prepared = self._prepared, None
+        if run is not None:
+            run.close()
+
     def order_of(self, plan: SandboxPlan) -> init.Order:
-        """What pid 1 needs to carry out `plan`; its limits are written to the cgroup."""
+        """What pid 1 needs to carry out `plan`."""
         self._check(plan)
         identity = confine.identity_of(plan)
         own = plan.backend == "namespaces"
@@ -232,8 +264,6 @@ class Launcher:
             sight = view.of_plan(plan, identity.uid, identity.gid)
         else:
             sight = view.of_unit(plan) if self._unit else view.of_host(plan)
-        with confine.stage("cgroup"):
-            self._group.apply(plan.limits)
         return init.Order(
             plan=plan,
             view=sight,
@@ -286,10 +316,12 @@ class Launcher:
     def _clean_up(self) -> None:
         """Empties scratch when the connection has ended, and leaves the cgroup."""
         try:
+            self._drop_prepared()
             if self._scratch is not None:
                 path, identity = self._scratch
                 children.call(self._file_cell(identity, path), _empty, [])
         finally:
+            children.reap()
             self._group.leave()
 
 

@@ -18,6 +18,7 @@ GROUP_PREFIX = "scaleoutd-step-"
 _CPU_GRACE_S = 2
 _OWN_MEMORY_BYTES = 24 * MIB  # launcher and pid 1, which are in the group too
 _OWN_PROCESSES = 2
+_TRIES = 3
 # Programs map far more than they touch (thread stacks, arenas, files); the sum of what is touched is watched beside this.
 _ADDRESS_SPACE_FACTOR = 4
 _ADDRESS_SPACE_FLOOR = 4 * 1024 * MIB
@@ -127,6 +128,14 @@ class Cgroup:
         self._homes.clear()
 
     def _make(self, home: str, name: str, needed: tuple[str, ...]) -> str | None:
+        """Another launcher that removes what was abandoned may take a group away before we are in it: then once more."""
+        for _ in range(_TRIES):
+            folder = self._try_to_make(home, name, needed)
+            if folder is not None:
+                return folder
+        return None
+
+    def _try_to_make(self, home: str, name: str, needed: tuple[str, ...]) -> str | None:
         folder = f"{home}/{name}"
         try:
             _remove_abandoned(home)

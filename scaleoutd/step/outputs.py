@@ -13,13 +13,20 @@ import stat
 from collections.abc import Sequence
 from typing import Any
 
-from scaleoutd.errors import OutputError
+from scaleoutd.errors import LaunchError, OutputError
 
 
-def open_outputs(names: Sequence[str], limits: Sequence[int]) -> tuple[dict[str, Any], Sequence[int]]:
+def open_outputs(names: Sequence[str], limits: Sequence[int]) -> Sequence[int]:
     """Descriptors of the files `names`, relative to the working folder, each of at most its limit's bytes."""
-    opened = [_open(name, most) for name, most in zip(names, limits, strict=True)]
-    return {"sizes": [os.fstat(fd).st_size for fd in opened]}, opened
+    return [_open(name, most) for name, most in zip(names, limits, strict=True)]
+
+
+def check_all(names: Sequence[str], limits: Sequence[int], opened: list[int]) -> None:
+    """The same in the launcher, which believes no child: the descriptors become the caller's or are closed by it."""
+    if len(opened) != len(names):
+        raise LaunchError("cannot take the outputs: the child that opens them answered with other descriptors")
+    for fd, name, most in zip(opened, names, limits, strict=True):
+        check(fd, name, most)
 
 
 def open_only(folders: Sequence[str], most: int) -> tuple[dict[str, Any], Sequence[int]]:

@@ -19,7 +19,7 @@ import pytest
 from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.server import DevCombiner
 from scaleoutd.runner.runs import run_name
-from tests.e2e.site import Site
+from tests.e2e.site import Site, wait_until
 
 MIB = 1024**2
 LIMITS = {
@@ -192,8 +192,8 @@ def test_control_the_step_is_seen_while_it_lives(site: Site) -> None:
 def test_scratch_and_tmp_are_empty_for_the_next_run(site: Site) -> None:
     attack(site, "many files")
     goes_on(site)
-    slots = list((site.state / "runner" / "scratch").iterdir())
-    assert sum(path.stat().st_size for slot in slots for path in slot.rglob("*") if path.is_file()) == 0
+    scratch = site.state / "runner" / "scratch"  # emptied when the result is out
+    wait_until(lambda: not [path for path in scratch.rglob("*") if path.is_file()], 10, lambda: str(list(scratch.rglob("*"))))
 
 
 def _processes() -> dict[int, bytes]:

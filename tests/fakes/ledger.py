@@ -11,7 +11,7 @@ ledger.fail_on("release")     # every record of this type raises
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scaleoutd.core import catalogue
@@ -52,8 +52,11 @@ class FakeLedger:
     def record(self, type_: str, /, **body: Any) -> Recorded:
         return self.record_all([(type_, body)])
 
-    def record_all(self, events: Sequence[tuple[str, Mapping[str, Any]]]) -> Recorded:
+    def record_all(
+        self, events: Sequence[tuple[str, Mapping[str, Any]]], beside: Callable[[], object] = lambda: None
+    ) -> Recorded:
         with self._lock:
+            beside()
             checked = [(name, catalogue.normalise(name, body, self.room)) for name, body in events]
             if self._fail_next:
                 self._fail_next -= 1
