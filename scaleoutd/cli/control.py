@@ -21,7 +21,7 @@ from scaleoutd.cli.terminal import escape, say
 from scaleoutd.core.policy import parse_duration
 from scaleoutd.core.records import decode
 from scaleoutd.durable import storage_errors
-from scaleoutd.errors import FormatError, StorageError
+from scaleoutd.errors import FormatError, ScaleoutError, StorageError
 from scaleoutd.ipc.control import Command, CredentialName, Done, Drain, Pause, Reload, Resume, Status, StatusReport, call
 
 WAITED_OUT = 75  # EX_TEMPFAIL
@@ -67,7 +67,7 @@ def pause(reason: str, root: Path, as_json: bool) -> None:
         raise click.UsageError(f"--reason: {exc.message}") from exc
     place = Place.of(root)
     # The runner first: from its answer on nothing begins, whatever becomes of the agent.
-    _tell({room: command(place, room, word) for room in ("runner", "agent")}, as_json)
+    _tell(_all(place, word), as_json)
 
 
 @click.command("resume")
@@ -81,7 +81,7 @@ def resume(root: Path, as_json: bool) -> None:
       scaleoutctl resume
     """
     place = Place.of(root)
-    _tell({room: command(place, room, Resume()) for room in ("runner", "agent")}, as_json)
+    _tell(_all(place, Resume()), as_json)
 
 
 @click.command("reload")
@@ -121,6 +121,22 @@ def _identity(place: Place) -> Iterator[dict[str, int]]:
     finally:
         for fd in files.values():
             os.close(fd)
+
+
+def _all(place: Place, word: Command) -> dict[str, Done]:
+    """Runner and agent; the second is told although the first does not answer, and then the first's error is raised."""
+    answers: dict[str, Done] = {}
+    failure: ScaleoutError | None = None
+    for room in ("runner", "agent"):
+        try:
+            answers[room] = command(place, room, word)
+        except ScaleoutError as exc:
+            failure = failure or exc
+    if failure is not None:
+        for room, done in answers.items():
+            say(escape(f"{room}: {done.text}"))
+        raise failure
+    return answers
 
 
 def command(place: Place, room: str, word: Command, descriptors: list[int] | None = None) -> Done:

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import click
 
-from scaleoutd.cli.checks import files, kernel, program, sandbox
+from scaleoutd.cli.checks import files, installed, kernel, program, sandbox
 from scaleoutd.cli.checks.finding import EXIT, Finding, Subject, fail
 from scaleoutd.cli.foreground import default_state
+from scaleoutd.cli.nodestatus import is_installed
+from scaleoutd.cli.place import Place
 from scaleoutd.cli.start import development_python, find_project
 from scaleoutd.cli.terminal import escape
 from scaleoutd.core.policy import Policy, development_policy, parse_policy_yaml
@@ -46,9 +48,13 @@ def doctor(
 ) -> int:
     """Say whether this host can run a node, and what to do where it cannot.  Exit status 0 ok, 1 warnings, 2 failures.
 
+    Where a node is installed and configured, it is that one: its files, users, sockets and units too, and what its steps can
+    reach, tried as their user.
+
     \b
     Examples:
       scaleoutctl doctor
+      sudo scaleoutctl doctor --quick
       sudo scaleoutctl doctor --policy /etc/scaleoutd/policy.yaml --cert node.pem --key node.key --json
     """
     found: list[Finding] = []
@@ -85,8 +91,13 @@ def examine(
     """Every finding, the cheap ones first.  A policy that cannot be read is one itself; the rest is looked at all the same."""
     folder: Path | None = None
     policy: Policy | None = None
+    place = Place()
+    is_node = not (policy_file or project or state_dir or certificate or key) and is_installed(place)
+    if is_node:
+        policy_file, state_dir = place.policy, place.state
     try:
-        folder = find_project(project) if project or (Path.cwd() / PROJECT_FILE).is_file() else None
+        if project or (not is_node and (Path.cwd() / PROJECT_FILE).is_file()):
+            folder = find_project(project)
         policy = _read_policy(policy_file) if policy_file else None
     except ScaleoutError as exc:
         yield fail("policy" if policy_file else "project", f"{exc.message} [{exc.code}]", exc.hint)
@@ -102,10 +113,13 @@ def examine(
         key=key,
         root=os.geteuid() == 0,
         environment=os.environ,
+        installed=is_node,
     )
-    parts: list[Callable[[Subject], Iterator[Finding]]] = [program.checks, kernel.checks, files.checks, sandbox.policy_checks]
-    if not quick:
-        parts.append(sandbox.probe_checks)
+    parts: list[Callable[[Subject], Iterator[Finding]]] = [program.checks, kernel.checks, files.checks]
+    if is_node:
+        parts.append(lambda asked: installed.checks(asked, place))
+    else:
+        parts += [sandbox.policy_checks, *([] if quick else [sandbox.probe_checks])]
     for part in parts:
         yield from part(subject)
 

@@ -28,6 +28,10 @@ MAX_SAMPLED = 2000  # files of a data set that are looked at
 
 
 def checks(subject: Subject) -> Iterator[Finding]:
+    if subject.installed:  # installed.py looks at the rest, as the node's own users
+        yield noexec_of_node(subject)
+        yield disk(subject)
+        return
     yield noexec(subject)
     yield state_folder(subject)
     yield interpreter(subject)
@@ -38,8 +42,8 @@ def checks(subject: Subject) -> Iterator[Finding]:
 
 
 def existing(path: Path) -> Path:
-    """`path`, or the nearest folder above it that is there."""
-    while not path.exists():
+    """`path`, or the nearest folder above it that this user can see."""
+    while not os.access(path, os.F_OK):  # Path.exists raises where a folder above may not be entered
         path = path.parent
     return path
 
@@ -74,6 +78,16 @@ def noexec(subject: Subject) -> Finding:
     shared = [path for path in ("/tmp", "/var/tmp", "/dev/shm") if _flags(Path(path)) & os.ST_NOEXEC]  # noqa: S108
     told = f"; {', '.join(shared)} without exec does not matter, a step has its own" if shared else ""
     return ok("noexec", f"interpreter and state folder may be executed{told}")
+
+
+def noexec_of_node(subject: Subject) -> Finding:
+    """The step's unit lifts noexec for the store and the environments (ExecPaths=); our own programs must be executable."""
+    ours = Path("/usr/lib/scaleoutd")
+    if ours.is_dir() and _flags(ours) & os.ST_NOEXEC:
+        return fail("noexec", f"{ours} lies on {_mount_of(ours)}, mounted noexec", f"mount -o remount,exec {_mount_of(ours)}")
+    looked = ("/tmp", "/var/tmp", "/dev/shm", "/home", "/var", str(existing(subject.state)))  # noqa: S108
+    lifted = [path for path in dict.fromkeys(looked) if _flags(Path(path)) & os.ST_NOEXEC]
+    return ok("noexec", f"{', '.join(lifted) or 'nothing'} mounted noexec, which the units of a node do not mind")
 
 
 def _flags(path: Path) -> int:

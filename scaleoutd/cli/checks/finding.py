@@ -36,6 +36,7 @@ class Subject:
     key: Path | None
     root: bool
     environment: Mapping[str, str]
+    installed: bool = False  # the node of this host, with units and users of its own
 
     @property
     def development(self) -> bool:
