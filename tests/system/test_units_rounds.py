@@ -22,5 +22,3 @@ def hospital(node: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def test_two_rounds_over_mtls(hospital: Hospital) -> None:
     hospital.rounds(2)
     assert "connected to" in hospital.guest.show("scaleoutd.service", "StatusText")["StatusText"]
-
-

@@ -197,7 +197,7 @@ def _described(path: Path) -> str:
 def data_sets(subject: Subject) -> Iterator[Finding]:
     for name, rule in sorted(subject.policy.data_sets.items()):
         path = Path(rule.path)
-        if not path.exists():
+        if not os.access(path, os.F_OK):
             yield fail(
                 "data-set", f"{name}: there is nothing at {path}", f"Correct data_sets.{name}.path in the policy, or mount it."
             )
