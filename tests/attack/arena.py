@@ -103,6 +103,7 @@ class Arena:
             **{part: str(copy / part) for part in parts},
             "remount": "/",
             "trace_pid": self.targets["victim_pid"],
+            "handle_path": "/dev/shm",  # tmpfs gives handles; the overlay that a container has as its root does not
         }
         command = [PYTHON, "-B", str(self.folder / "attack/attempts.py"), name, json.dumps(outside)]
         if self.root:
