@@ -7,11 +7,13 @@ token), which says more than a unit that cannot start.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from scaleoutd.agent.config import AgentConfig
 from scaleoutd.core import records
 from scaleoutd.core.nodeconfig import MAIN_FILE, LoadedConfig, NodeConfig, load_config
+from scaleoutd.core.render import CERTIFICATE_VARIABLE
 from scaleoutd.errors import ConfigError, CredentialError, FormatError
 
 ETC = Path("/etc/scaleoutd")
@@ -34,8 +36,18 @@ def read_node_config(etc: Path = ETC) -> LoadedConfig:
 
 
 def load_agent_config(credentials: Path | None, state_dir: Path, etc: Path = ETC) -> AgentConfig:
-    """What the agent of the service is started with.  `credentials` is $CREDENTIALS_DIRECTORY, None outside of systemd."""
-    return agent_config(read_node_config(etc).config, credentials, state_dir)
+    """What the agent of the service is started with.  `credentials` is $CREDENTIALS_DIRECTORY, None outside of systemd.
+
+    To go without a client certificate is the policy's to allow, whose word stands in the unit's environment.
+    """
+    config = read_node_config(etc).config
+    if config.tls.client_certificate == "none" and os.environ.get(CERTIFICATE_VARIABLE) != "none":
+        raise ConfigError(
+            "cannot start the agent: scaleoutd.yaml says client_certificate: none, and the policy does not",
+            code="client-certificate-missing",
+            hint="Install one (`scaleoutctl identity install`), or write client_certificate: none in policy.yaml and apply it.",
+        )
+    return agent_config(config, credentials, state_dir)
 
 
 def agent_config(config: NodeConfig, credentials: Path | None, state_dir: Path) -> AgentConfig:

@@ -74,7 +74,7 @@ def read_status(place: Place) -> NodeStatus:
         if report["code"]:
             problems.append(Problem(f"{report['room']}: {report['message']} [{report['code']}]", report["hint"]))
     return NodeStatus(
-        health=_health(rooms, problems),
+        health=_health(units, rooms, problems),
         units=units,
         rooms=rooms,
         policy=policy,
@@ -125,9 +125,10 @@ def _of_unit(room: str, unit: Mapping[str, str]) -> Iterator[Problem]:
         yield Problem(f"{room}: the files of {name} changed since systemd read them", "systemctl daemon-reload")
 
 
-def _health(rooms: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> Health:
+def _health(units: Mapping[str, Mapping[str, str]], rooms: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> Health:
     if "agent" not in rooms:
-        return "stopped"
+        # One that runs and does not answer, or not this user, is another thing than one that does not run.
+        return "unhealthy" if units.get("agent", {}).get("ActiveState") == "active" else "stopped"
     if problems or len(rooms) < len(UNITS):
         return "unhealthy"
     if any(report["state"] in ("paused", "draining", "drained") for report in rooms.values()):

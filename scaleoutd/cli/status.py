@@ -26,6 +26,7 @@ from scaleoutd.cli.place import ROOT_OPTION, Place
 from scaleoutd.cli.terminal import escape, warn
 from scaleoutd.core.clock import utc_text
 from scaleoutd.core.policy import parse_duration
+from scaleoutd.errors import ConfigError
 
 STOPPED, UNREADABLE, WAITED_OUT = 3, 1, 75
 LOOK_S = 0.5
@@ -99,9 +100,7 @@ def tasks(state_dir: Path | None, count: int, wanted: str | None, as_json: bool)
       scaleoutctl tasks
       scaleoutctl tasks --state failed --json
     """
-    system = Place().state
-    folder = system if state_dir is None and is_installed(Place()) and os.access(system / "runner/runs", os.R_OK) else None
-    folder = folder or newest_node(state_dir)
+    folder = _tasks_folder(state_dir)
     problems: list[str] = []
     rows = [row for row in read_tasks(folder, problems) if wanted in (None, row.state, row.delivery)][-count:]
     if as_json:
@@ -113,6 +112,15 @@ def tasks(state_dir: Path | None, count: int, wanted: str | None, as_json: bool)
         for problem in problems:
             warn(escape(problem))
     return UNREADABLE if problems else 0
+
+
+def _tasks_folder(state_dir: Path | None) -> Path:
+    """The installed node's where there is one: its folders are root's to read."""
+    if state_dir is not None or not is_installed(Place()):
+        return newest_node(state_dir)
+    if os.geteuid() != 0:
+        raise ConfigError("cannot read the tasks of the installed node: only root may", hint="Use sudo.")
+    return Place().state
 
 
 def _now_ms() -> int:

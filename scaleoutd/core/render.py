@@ -5,6 +5,7 @@
     etc/systemd/system/scaleoutd-step@.service.d/50-policy.conf        limits, view, digest
     etc/systemd/system/scaleoutd-step.slice.d/50-policy.conf           the ceiling of all instances together
     etc/systemd/system/scaleoutd-runner.service.d/50-policy.conf       what the runner must see to prove it
+    etc/systemd/system/scaleoutd.service.d/50-policy.conf              whether the agent may go without a client certificate
 
 Rules (systemd.exec(5), systemd.resource-control(5); measured on 252 and 257):
   1. `TemporaryFileSystem=` is reset and written whole: the same path twice is two mounts, and which one is on top is not said.
@@ -29,11 +30,13 @@ from scaleoutd.errors import ConfigError
 
 MIB = 1 << 20
 DIGEST_VARIABLE = "SCALEOUTD_POLICY_DIGEST"
+CERTIFICATE_VARIABLE = "SCALEOUTD_CLIENT_CERTIFICATE"
 LOCK = "etc/scaleoutd/policy.lock"
 UNITS = "etc/systemd/system"
 STEP = f"{UNITS}/scaleoutd-step@.service.d/50-policy.conf"
 SLICE = f"{UNITS}/scaleoutd-step.slice.d/50-policy.conf"
 RUNNER = f"{UNITS}/scaleoutd-runner.service.d/50-policy.conf"
+AGENT = f"{UNITS}/scaleoutd.service.d/50-policy.conf"
 
 # What the step unit shows by itself (systemd/scaleoutd-step@.service).
 SHOWN_BY_THE_UNIT = (
@@ -91,6 +94,8 @@ def render(policy: Policy, facts: Facts) -> Rendered:
         STEP: _step(policy, facts, digest),
         SLICE: _slice(policy),
         RUNNER: _runner(bound),
+        # The agent does not read the policy; without this it demands a certificate (agent/nodefile.py).
+        AGENT: _text("Service", [f"Environment={CERTIFICATE_VARIABLE}={policy.client_certificate}"], ""),
         LOCK: policy.canonical(),  # last: it is what the digests of the others are compared with
     }
     return Rendered(digest, files, bound)

@@ -26,7 +26,7 @@ limits: {memory_bytes: 1GiB}
 environments: {default: {python: /opt/env/bin/python3}}
 data_sets: {samples: {path: /srv/data}}
 """
-FILES = ["scaleoutd-step@.service.d", "scaleoutd-step.slice.d", "scaleoutd-runner.service.d"]
+FILES = ["scaleoutd-step@.service.d", "scaleoutd-step.slice.d", "scaleoutd-runner.service.d", "scaleoutd.service.d"]
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def units(root: Path) -> dict[str, bytes]:
 
 def test_apply_twice_changes_once(root: Path) -> None:
     first = told(root, "apply")
-    assert first["changed"] is True and len(first["files"]) == 4  # type: ignore[arg-type]
+    assert first["changed"] is True and len(first["files"]) == 5  # type: ignore[arg-type]
     assert all((root / "etc/systemd/system" / name / "50-policy.conf").is_file() for name in FILES)
     before = {path: os.stat(path).st_mtime_ns for path in units(root)}
     again = told(root, "apply")

@@ -108,6 +108,17 @@ def test_a_credential_that_is_missing_or_empty_is_none(tmp_path: Path) -> None:
     assert config.client_certificate == "required"  # so that the agent refuses, and does not go without
 
 
+def test_without_a_certificate_only_where_the_policy_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "scaleoutd.yaml").write_text(MINIMAL + "tls: {client_certificate: none}\n")
+    for value in ("", "required"):
+        monkeypatch.setenv("SCALEOUTD_CLIENT_CERTIFICATE", value)
+        with pytest.raises(ConfigError) as caught:
+            load_agent_config(None, tmp_path, tmp_path)
+        assert caught.value.code == "client-certificate-missing"
+    monkeypatch.setenv("SCALEOUTD_CLIENT_CERTIFICATE", "none")  # as `policy apply` writes it into the unit
+    assert load_agent_config(None, tmp_path, tmp_path).client_certificate == "none"
+
+
 def test_no_file_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is not there") as caught:
         load_agent_config(None, tmp_path, tmp_path)

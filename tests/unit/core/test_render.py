@@ -10,7 +10,7 @@ import pytest
 
 from scaleoutd.core.plan import Bind
 from scaleoutd.core.policy import DataSetRule, Policy, parse_policy, parse_policy_yaml
-from scaleoutd.core.render import LOCK, RUNNER, SLICE, STEP, Facts, render
+from scaleoutd.core.render import AGENT, LOCK, RUNNER, SLICE, STEP, Facts, render
 from scaleoutd.errors import ConfigError
 
 YAML = """
@@ -80,6 +80,12 @@ def test_what_lies_in_a_home_the_runner_is_shown_alone() -> None:
     facts = Facts({"default": (Bind("/home/kim/env", "/home/kim/env", True),)})
     text = render(policy(), facts).files[RUNNER].decode()
     assert "ProtectHome=tmpfs\nBindReadOnlyPaths=/home/kim/env\n" in text
+
+
+def test_the_agent_hears_whether_it_may_go_without_a_certificate() -> None:
+    assert "SCALEOUTD_CLIENT_CERTIFICATE=required\n" in render(policy(), FACTS).files[AGENT].decode()
+    without = policy(**{"version: 1": "version: 1\nclient_certificate: none"})
+    assert "SCALEOUTD_CLIENT_CERTIFICATE=none\n" in render(without, FACTS).files[AGENT].decode()
 
 
 def test_the_same_policy_gives_the_same_bytes() -> None:
