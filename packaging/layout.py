@@ -63,6 +63,8 @@ def programs(tree: Path) -> Iterator[Item]:
     start = tree / "packaging/start"
     yield Item(f"{HOME}/room", start / "room", PROGRAM)
     yield Item(f"{HOME}/renew", start / "renew", PROGRAM)
+    for path in files_below(tree / "packaging/view"):  # of the step's /etc
+        yield Item(f"{HOME}/view/{path.name}", path)
     yield Item("usr/bin/scaleoutd", start / "scaleoutd", PROGRAM)
     yield Item("usr/bin/scaleoutctl", start / "scaleoutctl", PROGRAM)
 

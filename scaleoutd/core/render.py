@@ -142,6 +142,7 @@ def _step(policy: Policy, facts: Facts, digest: str) -> bytes:
         "TemporaryFileSystem=",
         "TemporaryFileSystem=/:ro,mode=755,size=1M",
         "TemporaryFileSystem=/run:ro,mode=755,size=1M",
+        *(f"TemporaryFileSystem={path}:ro,mode=755,size=64k" for path in ("/home", "/root", "/run/user")),
         f"TemporaryFileSystem=/tmp:mode=1777,size={limits.tmp_bytes},nr_inodes=16k,nosuid,nodev,noexec",
         f"TemporaryFileSystem=/dev/shm:mode=1777,size={limits.shm_bytes},nr_inodes=16k,nosuid,nodev,noexec",
     ]

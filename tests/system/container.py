@@ -31,7 +31,7 @@ class Container(Guest):
             path.mkdir(parents=True)
         (units / "auditd.service").symlink_to("/dev/null")  # a kernel has one audit daemon, and it is not ours
         seed(self.folder / "upper", {"usr/local/sbin/init-v1": INIT_V1})
-        name = self.folder.name.replace("_", "-")  # as systemd-nspawn wants it, and the cgroups
+        name = self.folder.name.replace("_", "0")  # as systemd-nspawn wants it, and the cgroups
         self.boot(
             *("unshare", "--mount", "--propagation=private", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
             *(
