@@ -121,7 +121,7 @@ class AgentDesk:
         if state == "refusing":
             return f"not connected to {where}"
         told = f"connected to {where}" if self._agent.connected else f"connecting to {where}"
-        return f"{told}, {left} in hand" if left else told
+        return f"{told}, {left} in hand" if left else f"{told}, idle"
 
 
 def keep_told(notifier: Notifier, desk: AgentDesk, stop: threading.Event) -> None:

@@ -82,7 +82,7 @@ def serve(state: Path, policy: Path, spares: int) -> int:
         notifier.failed(exc.code, exc.message)
         print(f"runner: {exc.message} [{exc.code}]", file=sys.stderr, flush=True)
         return exc.exit_status
-    return run(room, accept, accept.ready, sockets.get("control"), notifier.failed)
+    return run(room, accept, accept.ready, sockets.get("control"), notifier.failed, notifier.status)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from scaleoutd.runner import egress, planner
 from scaleoutd.runner.computelock import computing
 from scaleoutd.runner.environments import ResolvedEnvironment, link_interpreter
 from scaleoutd.runner.instances import GRACE_S, Instance
+from scaleoutd.runner.sharing import share_with_slot, unshare
 from scaleoutd.runner.store import Snapshot
 
 if TYPE_CHECKING:
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
 
 
 def place_of(task: Task, environment: ResolvedEnvironment, snapshot: Snapshot, folder: Path, slot: int) -> planner.Place:
+    """Where the run happens, with what it needs there made ready for the slot."""
     if task.room.backend != "namespaces":
         link_interpreter(folder, environment.python)
+    if task.room.backend == "systemd":
+        share_with_slot(folder, slot)
+        share_with_slot(snapshot.path, slot)
+        task.cleanup.callback(unshare, snapshot.path)
     return planner.Place(
         run=task.run.name,
         backend=task.room.backend,

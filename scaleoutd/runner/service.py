@@ -8,15 +8,14 @@ table.  Then it serves until its door closes or SIGTERM comes.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from types import FrameType
 
 from scaleoutd import __version__
+from scaleoutd.core.clock import DAY_MS
 from scaleoutd.core.plan import OUTCOMES, Enforcement
 from scaleoutd.core.policy import Policy
 from scaleoutd.errors import (
@@ -43,6 +42,7 @@ from scaleoutd.runner.pipeline import Task, perform, release
 from scaleoutd.runner.policyfile import read_policy
 from scaleoutd.runner.room import Room
 from scaleoutd.runner.runs import Run
+from scaleoutd.runner.stopping import Stopped, stop_on_sigterm
 from scaleoutd.runner.tidy import tidy_after
 
 # A result stays in the outbox until the agent says what became of it; an agent that is silent this long is asked no more.
@@ -61,6 +61,7 @@ class Runner:
         self._one_at_a_time = threading.Lock()
         self._digests: dict[str, str] = {}
         self.waiting = 0  # tasks that were offered and have no answer yet
+        self.on_status: Callable[[str], None] = lambda text: None  # one line for whoever looks at the unit
         self._denied: KernelSupportError | None = None  # why a development node runs without namespaces
 
     @property
@@ -195,6 +196,7 @@ class Runner:
             self.waiting += 1
             try:
                 with self._one_at_a_time:
+                    self.on_status(f"{offer.task} of session {offer.session_id}")
                     answer = self._answer(offer, link)
             finally:
                 self.waiting -= 1
@@ -217,6 +219,13 @@ class Runner:
             link.decided.set()
             link.answered.set()
             channel.close()
+            if offer is not None and not self.busy:
+                self.on_status(self.at_rest())
+
+    def at_rest(self) -> str:
+        """What is said while nothing runs."""
+        begun, _ = self.room.runs.counts(self.room.now().wall_ms - DAY_MS, "")
+        return f"waits for tasks, {begun} runs in the last 24 hours"
 
     def _tell_end(self, offer: TaskOffer, link: Link, error: ScaleoutError | None = None) -> bool:
         """Tells whoever watches in the foreground how a task ended; False when nobody does."""
@@ -347,30 +356,18 @@ def told(item: Enforcement) -> str:
     return f"{item.name}: {item.status}" + (f" ({', '.join(item.providers)})" if item.providers else "")
 
 
-class Stopped(Exception):
-    """SIGTERM came."""
-
-
-def stop_on_sigterm() -> None:
-    """Makes SIGTERM raise `Stopped` in the main thread."""
-
-    def raise_stopped(signum: int, frame: FrameType | None) -> None:
-        raise Stopped
-
-    signal.signal(signal.SIGTERM, raise_stopped)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def run(
     room: Room,
     door: ServerDoor,
     ready: Callable[[str], None],
     control: socket.socket | None = None,
     failed: Callable[[str, str], None] = lambda code, message: None,
+    status: Callable[[str], None] | None = None,
 ) -> int:
     """The room's life; returns its exit status.
 
-    `control` is the listening socket for administrators (ipc/control.py); `failed` hears code and message of a start that failed.
+    `control` is the listening socket for administrators (ipc/control.py); `failed` hears code and message of a start that failed,
+    `status` what the room does, in a line.
     """
 
     def log(line: str) -> None:
@@ -382,7 +379,11 @@ def run(
         Control("runner", control, RunnerDesk(runner), log).start()
     reason = "the parent is gone"
     try:
-        ready(runner.start())
+        told = runner.start()
+        ready(told)
+        if status is not None:
+            runner.on_status = status
+            status(told or runner.at_rest())
         runner.serve(door)
     except Stopped:
         reason = "SIGTERM"
