@@ -46,7 +46,10 @@ facts["tried"] = {
     "connect to the ledger": attempt(lambda: connect("/run/scaleoutd/ledger.sock")),
     "connect out": attempt(lambda: socket.create_connection(("127.0.0.1", 1))),
 }
-facts["written"] = [attempt(lambda: open(path + "/probe", "w").close()) for path in ("/tmp", "/dev/shm", os.path.dirname(target))]
+own = [path + "/probe" for path in ("/tmp", "/dev/shm", os.path.dirname(target))]
+facts["written"] = [attempt(lambda: open(path, "w").close()) for path in own]
+for path in own:
+    os.unlink(path)
 print("FACTS " + __import__("json").dumps(facts), flush=True)
 """
 # The view of every instance, whatever its task; nothing else of the machine.
@@ -82,7 +85,7 @@ def facts(hospital: Hospital) -> dict[str, Any]:
 
 
 def launcher(guest: Guest) -> int:
-    """The spare instance's main process."""
+    """A process of a step instance."""
     return int(guest.run("until pgrep -o -u scaleoutd-launch; do sleep 0.05; done").text)
 
 
