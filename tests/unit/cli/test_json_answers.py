@@ -53,8 +53,9 @@ LINES = {("audit", "tail")}  # one object a line
 OF_A_NODE = {
     tuple(words.split())
     for words in (
-        "config check", "config init", "config show", "drain", "enroll", "identity csr", "identity install", "identity show", "pause",
-        "policy apply", "policy check", "policy show", "project install", "project rollback", "project show", "reload", "resume",
+        "config check", "config init", "config show", "drain", "enroll", "identity csr", "identity install", "identity show",
+        "pause", "policy apply", "policy check", "policy show", "project install", "project rollback", "project show",
+        "reload", "resume",
     )
 }  # fmt: skip
 
