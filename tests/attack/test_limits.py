@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ MODES = ("root", "user") if os.geteuid() == 0 else ("user",)
 class Place:
     def __init__(self, mode: str, folder: Path) -> None:
         self.mode = mode
+        # Of its own: without a pids cgroup the kernel counts by user, over all that run tests on this machine.
+        self.slot = random.randrange(100, 1024)
         self.scratch = folder / "home" / "scratch"
         self.scratch.parent.mkdir()
         uid = USER if mode == "user" and os.geteuid() == 0 else None
@@ -30,7 +33,7 @@ class Place:
         self.client = StepClient(uid=uid)
 
     def run(self, code: str, **changes: Any) -> Finished:
-        return self.client.execute(plan_for(self.scratch, [PYTHON, "-c", code], **changes))
+        return self.client.execute(plan_for(self.scratch, [PYTHON, "-c", code], slot=self.slot, **changes))
 
 
 @pytest.fixture(params=MODES)
@@ -130,8 +133,9 @@ def test_processes_of_others_with_the_same_user_do_not_count(place: Place) -> No
         pytest.skip("no pids cgroup can be made here, so the kernel counts by user")
 
     def become() -> None:
-        os.setresgid(STEP_UID_BASE, STEP_UID_BASE, STEP_UID_BASE)
-        os.setresuid(STEP_UID_BASE, STEP_UID_BASE, STEP_UID_BASE)
+        user = STEP_UID_BASE + place.slot
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
 
     others = [subprocess.Popen(["sleep", "60"], preexec_fn=become) for _ in range(20)]
     try:

@@ -139,7 +139,10 @@ import os, signal, sys, time
 for n in (1, 2, 3, 15): signal.signal(n, signal.SIG_IGN)
 if os.fork() == 0:
     os.setsid()
+    daemon = os.getpid()
     if os.fork() == 0:
+        while os.getppid() == daemon: time.sleep(0.001)
+        open("/scratch/ready", "w")
         time.sleep(600)
     os._exit(0)
 while not os.path.exists("/scratch/end"): time.sleep(0.01)
@@ -160,18 +163,19 @@ def _wait_until_gone(marker: str) -> float:
     return time.monotonic() - start
 
 
-def _wait_until_alive(marker: str, count: int) -> None:
-    deadline = time.monotonic() + 10
-    while len(_alive(marker)) < count and time.monotonic() < deadline:
+def _wait_for_daemon(scratch: Path, marker: str) -> None:
+    """Until the daemon says that it is there; then it and the main process are two."""
+    deadline = time.monotonic() + 30
+    while not (scratch / "ready").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    assert len(_alive(marker)) >= count
+    assert len(_alive(marker)) == 2
 
 
 def test_daemon_does_not_survive_the_main_process(place: tuple[StepClient, Path]) -> None:
     client, scratch = place
     marker = f"marker-{os.urandom(6).hex()}"
     _start(client, scratch, marker)
-    _wait_until_alive(marker, 2)  # the control: it lives while the step lives
+    _wait_for_daemon(scratch, marker)  # the control: it lives while the step lives
     (scratch / "end").touch()
     assert client.finish().killed_processes >= 1
     assert not _alive(marker)
@@ -181,7 +185,7 @@ def test_cancel_kills_all_of_the_run(place: tuple[StepClient, Path]) -> None:
     client, scratch = place
     marker = f"marker-{os.urandom(6).hex()}"
     _start(client, scratch, marker)
-    _wait_until_alive(marker, 2)
+    _wait_for_daemon(scratch, marker)
     client.cancel()
     result = client.finish()
     assert (result.ended, result.code) == ("cancelled", "step-cancelled")
@@ -192,7 +196,7 @@ def test_end_of_the_connection_kills_all_of_the_run(place: tuple[StepClient, Pat
     client, scratch = place
     marker = f"marker-{os.urandom(6).hex()}"
     _start(client, scratch, marker)
-    _wait_until_alive(marker, 2)
+    _wait_for_daemon(scratch, marker)
     assert client.close() == 0
     assert not _alive(marker)
     assert os.listdir(scratch) == []
@@ -202,6 +206,6 @@ def test_killed_launcher_leaves_nothing_of_the_run(place: tuple[StepClient, Path
     client, scratch = place
     marker = f"marker-{os.urandom(6).hex()}"
     _start(client, scratch, marker)
-    _wait_until_alive(marker, 2)
+    _wait_for_daemon(scratch, marker)
     os.kill(client.process.pid, signal.SIGKILL)
     _wait_until_gone(marker)
