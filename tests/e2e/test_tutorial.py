@@ -82,6 +82,26 @@ def test_the_tutorial_works_and_shows_what_it_says(new_user: Mapping[str, str], 
     assert not (first_hour / "combiner").exists(), "a combiner that ended leaves no token behind"
 
 
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """This working tree as a clone would have it, set up; what is made in it stays in it."""
+    folder = tmp_path / "scaleoutd"
+    folder.mkdir()
+    for entry in ROOT.iterdir():
+        if entry.name != ".git":
+            (folder / entry.name).symlink_to(entry)
+    return folder
+
+
+def test_the_readme_gets_from_clone_to_rounds_in_four_commands(new_user: Mapping[str, str], clone: Path) -> None:
+    without_venv = {key: value for key, value in new_user.items() if key != "VIRTUAL_ENV"} | {"PATH": os.environ["PATH"]}
+    with Walkthrough(clone, without_venv) as walk:
+        walk.run((ROOT / "README.md").read_text())
+        programs = [line.split()[0].rpartition("/")[2] for line in walk.commands]
+        assert programs == ["make", "scaleoutctl", "scaleoutctl", "scaleoutd"]
+        assert any("training on 400 samples" in line for line in walk.terminals["node"].shown), "the round ran in the foreground"
+
+
 MISTAKES: dict[str, Callable[[str], str]] = {
     "a command that does not exist": lambda text: text.replace("scaleoutctl build", "scaleoutctl bake", 1),
     "an option that does not exist": lambda text: text.replace("run train --in", "run train --model", 1),

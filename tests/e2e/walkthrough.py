@@ -14,7 +14,7 @@ A comment before a block changes that; it does not show on the page:
     <!-- press: Ctrl-C in node -->      the key, here and now; what stays there must end
     <!-- not run: reason -->            left out
 
-Each terminal is a shell at a pty of its own.
+A block that stands whole in a comment is compared and not shown.  Each terminal is a shell at a pty of its own.
 """
 
 from __future__ import annotations
