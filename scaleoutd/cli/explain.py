@@ -43,6 +43,12 @@ WORDS: dict[Outcome, str] = {
     "no-survivor": "Nothing of it goes on running after it ended.",
 }
 
+ACTS: dict[str, str] = {
+    "train": "A program trains a model with what lies on this computer;",
+    "validate": "A program measures how good a model is on what lies on this computer;",
+    "predict": "A program applies a model to what lies on this computer;",
+}
+
 
 @click.command("explain")
 @click.argument("task", type=click.Choice(["train", "validate", "predict"]), default="train")
@@ -180,9 +186,10 @@ def lines_of(told: Explanation) -> Iterator[str]:
         yield f"Signed and proven: version {project['version']}, manifest {project['manifest_sha256']},"
         yield f"valid until {utc_text(project['expires_ms'])}. Policy {policy['sha256']}."
     yield f"The project is {counted(project['files'], 'file')}, {size(project['size_bytes'])}."
+    yield from _section("In short", _short_lines(told))
     yield from _run_lines(told)
     yield from _section("What is guaranteed while it runs", _outcome_lines(told))
-    yield from _section("System calls", _call_lines(told))
+    yield from _section("What it may ask of the operating system (system calls)", _call_lines(told))
     yield from _section("Limits of one run", _limit_lines(told))
     yield from _section("What comes in", _in_lines(told))
     yield from _section("What may leave this computer", _leave_lines(told))
@@ -194,6 +201,29 @@ def _section(title: str, lines: Iterator[str]) -> Iterator[str]:
     yield title
     for line in lines:
         yield f"  {line}"
+
+
+def _short_lines(told: Explanation) -> Iterator[str]:
+    """For a reader who stops here: what is started, what it gets to see, what leaves, what is not promised."""
+    signed = "whoever runs it signed it" if told.policy["development"] else "somebody whom the policy trusts signed it"
+    yield f"{ACTS[told.task]} {signed}, and a run is refused when one byte has changed since."
+    if told.run is not None:
+        yield f"Beside the project itself it reads of this computer's data: {', '.join(sorted(told.run['data_sets'])) or 'nothing'}."
+    if all(held.demanded and held.providers for held in told.outcomes):
+        yield "It cannot change that data, and cannot send anything by itself: it has no network."
+    else:
+        yield "! Not everything that should hold it does: see NOT and OPEN below."
+    if told.leaves["update"]:
+        yield f"What leaves is the trained model, the number of examples, and {_figures(told.leaves['metadata'])}."
+        yield "A trained model is made from the data. How much of a single person's data it may hold is a question of the method,"
+        yield "and for those who sign it: this node checks the form of what leaves, not what can be learned from it."
+    else:
+        yield f"What leaves is {_figures(told.leaves['metrics'])}. No model and no row of data leaves with it by design."
+    yield "Each run, each refusal and each thing that left is in a record in which a later change shows."
+
+
+def _figures(keys: Sequence[str]) -> str:
+    return "ANY figures that the program writes" if "*" in keys else f"the figures {', '.join(keys)}" if keys else "no figures"
 
 
 def _run_lines(told: Explanation) -> Iterator[str]:
@@ -240,7 +270,7 @@ def _call_lines(told: Explanation) -> Iterator[str]:
 
 def _limit_lines(told: Explanation) -> Iterator[str]:
     limits = told.limits
-    yield f"time         {duration(limits['wall_clock_s'])}, of that {duration(limits['cpu_s'])} of processor time"
+    yield f"time         {duration(limits['wall_clock_s'])} by the clock, {duration(limits['cpu_s'])} summed over all processors"
     yield f"memory       {size(limits['memory_bytes'])}; /tmp {size(limits['tmp_bytes'])}, /dev/shm {size(limits['shm_bytes'])}"
     yield f"processes    {limits['processes']}, open files {limits['open_files']}, threads of a library {limits['cpus']}"
     yield f"disk         {size(limits['scratch_bytes'])} while it runs, no file above {size(limits['file_size_bytes'])}"
@@ -249,7 +279,7 @@ def _limit_lines(told: Explanation) -> Iterator[str]:
 
 def _in_lines(told: Explanation) -> Iterator[str]:
     formats = ", ".join(told.model["formats"])
-    yield f"a model of at most {size(told.model['max_bytes'])}, only as {formats}; parsed in a cell of its own"
+    yield f"a model of at most {size(told.model['max_bytes'])}, only as {formats}; read first where it can do no harm"
     if "pickle" in told.model["formats"]:
         yield "! pickle is allowed: such a model can run code inside the sandbox"
     sets = told.run["data_sets"] if told.run else {}
@@ -267,17 +297,22 @@ def _leave_lines(told: Explanation) -> Iterator[str]:
         yield f"facts about the training: {_keys(leaves['metadata'])}"
     else:
         yield f"metrics: {_keys(leaves['metrics'])}"
-    yield f"telemetry: {'yes' if leaves['telemetry'] else 'no'}; attributes: {_keys(leaves['attributes'])}"
+    telemetry = "yes" if leaves["telemetry"] else "no"
+    yield f"figures about this computer (telemetry): {telemetry}; attributes: {_keys(leaves['attributes'])}"
     failure = "the code and the text of the failure" if leaves["failure_detail"] else "a code, never a text or traceback"
     yield f"when it fails: {failure}"
-    yield "Size, digest and destination are on record in the trail before the first byte leaves."
+    yield "Size, fingerprint (digest) and destination are on record in the trail before the first byte leaves."
 
 
 def _budget_lines(told: Explanation) -> Iterator[str]:
     budget = told.budget
     yield f"{budget['runs_per_day']} runs a day, {budget['runs_per_session']} in one session"
-    yield f"for combiners {', '.join(budget['combiners']) or 'none'}; sessions {', '.join(budget['sessions']) or 'none'}"
+    yield f"for the servers (combiners): {_any(budget['combiners'])}; for the trainings (sessions): {_any(budget['sessions'])}"
     yield f"an update is released only if it was made of at least {counted(budget['min_num_examples'], 'example')}"
+
+
+def _any(patterns: Sequence[str]) -> str:
+    return "any" if "*" in patterns else (", ".join(patterns) or "none")
 
 
 def _keys(keys: Sequence[str]) -> str:
