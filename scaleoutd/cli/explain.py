@@ -208,7 +208,7 @@ def _short_lines(told: Explanation) -> Iterator[str]:
     signed = "whoever runs it signed it" if told.policy["development"] else "somebody whom the policy trusts signed it"
     yield f"{ACTS[told.task]} {signed}, and a run is refused when one byte has changed since."
     if told.run is not None:
-        yield f"Beside the project itself it reads of this computer's data: {', '.join(sorted(told.run['data_sets'])) or 'nothing'}."
+        yield f"Beside the project it reads of this computer's data: {', '.join(sorted(told.run['data_sets'])) or 'nothing'}."
     if all(held.demanded and held.providers for held in told.outcomes):
         yield "It cannot change that data, and cannot send anything by itself: it has no network."
     else:
