@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from scaleoutd.devcombiner.records import TRAIN
+from tests.fault.node import LARGE
 from tests.system.guest import Guest
-from tests.system.hospital import Hospital
+from tests.system.hospital import NODE, Hospital
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,11 @@ def ctl(guest: Guest, words: str, status: int = 0, user: str = "root") -> dict[s
     assert ran.status == status, ran.told
     found: dict[str, Any] = json.loads(ran.stdout)
     return found
+
+
+def instances(guest: Guest) -> list[str]:
+    """Units of steps that run, spares too."""
+    return guest.run("systemctl list-units --plain --no-legend 'scaleoutd-step@*' | cut -d' ' -f1").text.split()
 
 
 def test_before_configuration_status_says_so(node: Guest, site: Hospital) -> None:
@@ -96,6 +103,61 @@ def test_a_new_certificate_is_taken_without_a_restart_and_a_bad_one_is_not(node:
     loaded = [event["serial"].lower().lstrip("0") for event in site.trail("credential-loaded")]
     assert serial in loaded, (serial, loaded)
     assert "identity-install" in [event["command"] for event in site.trail("operator-command")]
+
+
+def test_a_reload_in_the_middle_of_an_upload_loses_no_call(node: Guest, site: Hospital) -> None:
+    """The pair is replaced while the first chunk of an update is at the combiner; the same connection ends the upload."""
+    certificate, key = site.combiner.issue_client_certificate("ward-7")
+    node.push(certificate, "/root/brought/next.pem")
+    node.push(key, "/root/brought/next.key")
+    loaded = len(site.trail("credential-loaded"))
+    site.combiner.arm("upload")
+    waiting = site.combiner.offer_task(NODE, TRAIN, site.combiner.put_model(LARGE))
+    site.combiner.wait_reached("upload")
+    node.run("scaleoutctl identity install /root/brought/next.pem --key /root/brought/next.key && systemctl reload scaleoutd")
+    site.combiner.go()
+    assert site.wait(waiting).status == "COMPLETED", site.told()
+    assert [update.correlation_id for update in site.combiner.updates].count(waiting) == 1
+    assert len(site.trail("credential-loaded")) == loaded + 1
+    assert not [event for event in site.trail("sending") if event["correlation_id"] == waiting][1:], "it was sent twice"
+
+
+def test_drain_waits_for_the_step_in_hand_and_takes_no_other(node: Guest, site: Hospital) -> None:
+    with site.step_held() as started:
+        first = site.offer()
+        started()
+        late = ctl(node, "drain --wait --timeout 1s", status=75)
+        assert late["drained"] is False
+        second = site.offer()
+        assert ctl(node, "status", status=1)["health"] == "held"
+    assert ctl(node, "drain --wait --timeout 1m")["drained"] is True
+    assert site.combiner.board.offers[first].status == "COMPLETED" and not site.combiner.board.offers[second].done
+    node.run("systemctl restart scaleoutd.service", timeout_s=90)  # what a drain is for; it ends with it
+    assert site.wait(second).status == "COMPLETED", site.told()
+
+
+def test_limits_of_a_new_policy_reach_a_run_in_progress(node: Guest, site: Hospital) -> None:
+    with site.step_held() as started:
+        waiting = site.offer()
+        started()
+        (unit,) = [name for name in instances(node) if int(node.show(name, "TasksCurrent")["TasksCurrent"]) > 2]
+        before = int(node.show(unit, "MemoryMax")["MemoryMax"])
+        node.run("echo 'limits: {memory_bytes: 1GiB}' >> /etc/scaleoutd/policy.yaml")
+        assert ctl(node, "policy apply")["reloaded"] is True
+        after = int(node.show(unit, "MemoryMax")["MemoryMax"])
+        assert before != after == 1024**3 + 24 * 1024**2
+    assert site.wait(waiting).status == "COMPLETED", site.told()
+    assert site.wait(site.offer()).status == "COMPLETED", site.told()  # spares of the old policy are not used
+    assert len({event["policy_sha256"] for event in site.trail("run-about-to-start")}) == 2
+
+
+def test_without_a_certificate_only_where_the_policy_says_so(node: Guest, site: Hospital) -> None:
+    node.write("/etc/scaleoutd/scaleoutd.d/90-none.yaml", "tls: {client_certificate: none}\n")
+    node.run("systemctl restart scaleoutd.service", check=False, timeout_s=90)
+    told = ctl(node, "status", status=3)
+    assert any("client_certificate" in problem["what"] for problem in told["problems"]), told
+    node.run("rm /etc/scaleoutd/scaleoutd.d/90-none.yaml && systemctl restart scaleoutd.service", timeout_s=90)
+    assert ctl(node, "status --wait healthy --timeout 1m")["health"] == "healthy", site.told()
 
 
 def test_a_policy_that_changed_by_hand_is_refused_with_a_clear_word(node: Guest, site: Hospital) -> None:
