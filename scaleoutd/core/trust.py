@@ -14,6 +14,7 @@ Rules (DESIGN.md section 3; the chain is TUF's, specification section 5.3):
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -147,9 +148,7 @@ def verify_chain(documents: Sequence[bytes], now: Now, *, floor_version: int = 0
     """
     if not 1 <= len(documents) <= MAX_ROOTS:
         raise _refuse(f"expected 1 to {MAX_ROOTS} documents, found {len(documents)}")
-    roots: list[TrustRoot] = []
-    for document in documents:
-        roots.append(_verify_one(document, roots[-1] if roots else None))
+    roots = _verify_all(tuple(documents))
     if pin is not None:
         _check_pin(roots, pin)
     root = roots[-1]
@@ -157,6 +156,15 @@ def verify_chain(documents: Sequence[bytes], now: Now, *, floor_version: int = 0
         raise _refuse(f"expected version {floor_version} or later, found {root.version}")
     check_root_expiry(root, now)
     return root
+
+
+@functools.lru_cache(maxsize=4)
+def _verify_all(documents: tuple[bytes, ...]) -> tuple[TrustRoot, ...]:
+    """Signatures and form are a function of the bytes, so they are checked once; time, floor and pin are checked every time."""
+    roots: list[TrustRoot] = []
+    for document in documents:
+        roots.append(_verify_one(document, roots[-1] if roots else None))
+    return tuple(roots)
 
 
 def _check_pin(roots: Sequence[TrustRoot], pin: RootPin) -> None:

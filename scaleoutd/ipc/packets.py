@@ -89,7 +89,8 @@ class Connection:
         poll.register(self._socket, select.POLLIN)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            left_ms = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
+            left_s = None if deadline is None else deadline - time.monotonic()
+            left_ms = None if left_s is None else int(left_s * 1000) + 1 if left_s > 0 else 0
             if poll.poll(left_ms):
                 return True
             if deadline is not None and time.monotonic() >= deadline:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from scaleoutd.core.policy import MAX_POLICY_BYTES, Policy, parse_policy
@@ -22,4 +23,7 @@ def read_policy(path: Path) -> Policy:
         ) from exc
     if len(data) > MAX_POLICY_BYTES:
         raise ConfigError(f"cannot read the policy {path}: it is larger than {MAX_POLICY_BYTES} bytes")
-    return parse_policy(data)
+    return _parsed(data)
+
+
+_parsed = functools.lru_cache(maxsize=2)(parse_policy)  # a function of the bytes, which are read every time

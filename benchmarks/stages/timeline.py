@@ -7,7 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 
-from benchmarks.marks import BARRIERS, Span
+from benchmarks.stages.marks import BARRIERS, Span
 
 _LEAST_SHARE = 0.5  # of the tasks that must have a span, or it is left out
 

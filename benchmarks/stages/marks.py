@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Marks at the borders of stages, in every process of a node, put there from outside: the product knows nothing of them.
 
-    python -m benchmarks.marks FOLDER client start …      a node whose rooms write marks to FOLDER
+    python -m benchmarks.stages.marks FOLDER client start …      a node whose rooms write marks to FOLDER
 
 Each process maps one file, shared, and writes into it without a system call, so a child keeps marking when it may do nothing
 any more (a confined reader, pid 1 of a run).  Times are CLOCK_MONOTONIC, one for all.  Standard library only: the launcher
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.abspath(__file__).rsplit("/", 3)[0]
 _RECORD = struct.Struct("<qq48s")  # begin, end, name
 _PER_PROCESS = 2048  # records of one process; a child begins behind its parent's
 _PROCESSES = 96
@@ -153,9 +153,8 @@ def main() -> int:
     start_room, start_launcher = rooms.room_command, rooms.launcher_command
 
     def with_marks(command: list[str], room: str) -> list[str]:
-        before = (
-            f"import sys; sys.path.insert(0, {ROOT!r}); from benchmarks.marks import install; install({room!r}, {folder!r}); "
-        )
+        load = f"import sys; sys.path.insert(0, {ROOT!r}); from benchmarks.stages.marks import install"
+        before = f"{load}; install({room!r}, {folder!r}); "
         place = command.index("-c") + 1
         return [*command[:place], before + command[place], *command[place + 1 :]]
 
