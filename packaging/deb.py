@@ -56,7 +56,7 @@ def build(into: Path, wheels: Path, arch: str, version: str) -> Path:
         target = into / f"scaleoutd_{version}_{arch}.deb"
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
         subprocess.run(
-            ["dpkg-deb", "--root-owner-group", "-Zxz", "-z9", "--threads-max=1", "--build", str(root), str(target)],
+            ["dpkg-deb", "--root-owner-group", "-Zxz", "-z6", "--threads-max=1", "--build", str(root), str(target)],
             check=True,
             env=environment,
             stdout=subprocess.DEVNULL,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.packaging import deb as package
 from tests.system.container import Container
 from tests.system.image import missing_for_container, missing_for_machine
-from tests.system.install import build_deb, install_deb, install_tree
+from tests.system.install import install_deb, install_tree
 from tests.system.machine import Machine
 
 BOOTED = "booted"
@@ -69,9 +70,11 @@ def node_machine(machine: Machine) -> Machine:
 
 
 @pytest.fixture(scope="session")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deb() -> Path:
     """The package, built from this tree once a session."""
-    return build_deb(tmp_path_factory.mktemp("deb"))
+    if reason := package.missing():
+        pytest.skip(reason)
+    return package.of_this_tree()
 
 
 @pytest.fixture(scope="module")

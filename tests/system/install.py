@@ -42,18 +42,8 @@ def install_tree(guest: Guest) -> None:
     guest.run("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload", timeout_s=30)
 
 
-def build_deb(into: Path, version: str = "") -> Path:
-    """The package of this tree, of another version if one is named."""
-    more = [f"--version={version}"] if version else []
-    built = subprocess.run(
-        [sys.executable, TREE / "packaging/deb.py", "--into", into, *more], capture_output=True, text=True, cwd=TREE
-    )
-    assert built.returncode == 0, built.stderr
-    return Path(built.stdout.split()[0])
-
-
-def install_deb(guest: Guest, deb: Path) -> Ran:
+def install_deb(guest: Guest, deb: Path, *options: str) -> Ran:
     """`apt install ./X.deb` with what is in the image: no network, so everything that it depends on must be there."""
     guest.push(deb, f"/root/{deb.name}")
-    apt = ["apt-get", "install", "--yes", "--no-install-recommends", "-o", "APT::Sandbox::User=root", f"/root/{deb.name}"]
-    return guest.run(apt, timeout_s=120)
+    apt = ["apt-get", "install", "--yes", "--no-install-recommends", "-o", "APT::Sandbox::User=root"]
+    return guest.run([*apt, *options, f"/root/{deb.name}"], timeout_s=180, env={"DEBIAN_FRONTEND": "noninteractive"})
