@@ -78,16 +78,14 @@ class Launcher:
         self._group = limits.Cgroup()
         if unit:
             self._group.adopt()
-        else:
-            self._group.enter(f"{limits.GROUP_PREFIX}{os.getpid()}")
         self._killer = killer.Killer() if unit else None
-        records.learn(Hello, *_REQUESTS)
 
     def serve(self) -> None:
         """Greets, then answers requests until the connection ends."""
         try:
             policy = os.environ.get(POLICY_VARIABLE, "")  # of the unit's drop-in
             self._channel.greet("step", {"filter": self._filters.step_sha256} | ({"policy": policy} if policy else {}))
+            self._warm_up()
             while True:
                 received = self._channel.receive(*_REQUESTS)
                 try:
@@ -108,6 +106,12 @@ class Launcher:
             self._channel.tell(Cleaned())
         except PeerError:
             pass  # the runner is gone, and its successor cleans every slot
+
+    def _warm_up(self) -> None:
+        """What takes time and needs nobody: after the hello, while the runner proves the project."""
+        if not self._unit:
+            self._group.enter(f"{limits.GROUP_PREFIX}{os.getpid()}")
+        records.learn(Hello, *_REQUESTS)
 
     def _answer(self, received: Received) -> None:
         handlers: dict[type[Any], Callable[[Received], None]] = {
