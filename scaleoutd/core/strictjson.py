@@ -27,6 +27,8 @@ MAX_DEPTH = 32
 # Possessive and with an optional end, so that it is linear on any bytes: a string that is never closed reaches to the end.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+# It escapes exactly what RFC 8785 section 3.2.2.2 asks for when ensure_ascii is off.  One for all: json.dumps makes one a call.
+_literal = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def parse(data: bytes, *, max_bytes: int, allow_floats: bool = False, what: str = "JSON") -> Json:
@@ -74,8 +76,7 @@ def _write(value: Json, parts: list[str], depth: int) -> None:
     if depth > MAX_DEPTH:
         raise _refuse("value", f"it is nested deeper than {MAX_DEPTH} levels")
     if value is None or isinstance(value, bool | str):
-        # json.dumps escapes exactly what RFC 8785 section 3.2.2.2 asks for when ensure_ascii is off.
-        parts.append(json.dumps(value, ensure_ascii=False))
+        parts.append(_literal(value))
     elif isinstance(value, int):
         if abs(value) > MAX_SAFE_INTEGER:
             raise _refuse("value", f"integer {value} is outside ±(2^53 - 1)")
@@ -102,7 +103,7 @@ def _write_object(value: Mapping[Any, Json], parts: list[str], depth: int) -> No
     for index, key in enumerate(sorted(value, key=lambda k: k.encode("utf-16-be", "surrogatepass"))):
         if index:
             parts.append(",")
-        parts.append(json.dumps(key, ensure_ascii=False))
+        parts.append(_literal(key))
         parts.append(":")
         _write(value[key], parts, depth + 1)
     parts.append("}")
