@@ -118,6 +118,8 @@ def examine(
     parts: list[Callable[[Subject], Iterator[Finding]]] = [program.checks, kernel.checks, files.checks]
     if is_node:
         parts.append(lambda asked: installed.checks(asked, place))
+        if subject.root and policy_file is not None:  # the project is root's and the runner's to read
+            parts.append(sandbox.policy_checks)
     else:
         parts += [sandbox.policy_checks, *([] if quick else [sandbox.probe_checks])]
     for part in parts:

@@ -29,7 +29,7 @@ from scaleoutd.cli.onrecord import note
 from scaleoutd.cli.place import JSON_OPTION, ROOT_OPTION, Place, must_be_root
 from scaleoutd.cli.policycommand import read_lock, read_yaml
 from scaleoutd.cli.signing import locate_project, now, read_unverified
-from scaleoutd.cli.terminal import escape, say
+from scaleoutd.cli.terminal import escape, say, warn
 from scaleoutd.core.clock import Floors, utc_text
 from scaleoutd.core.manifest import MANIFEST_NAME
 from scaleoutd.core.policy import Policy
@@ -43,6 +43,7 @@ from scaleoutd.runner.verify import Proven, check_project, prove, read_envelope,
 
 KEPT = 3  # releases; current and previous always
 GROUP = "scaleoutd-runner"
+IN_FORCE = "/var/lib/scaleoutd/project/current"
 FOLDER_MODE = 0o750
 WOULD_CHANGE = 1
 
@@ -87,6 +88,7 @@ def project_install(folder: Path, check: bool, root: Path, as_json: bool) -> int
     changed = _target(place, "current") != release.path.name
     if changed and check:
         refuse(check_project(proven))
+    _warn_of_another_path(place)
     if changed and not check:
         must_be_root(place, "install the project")
         _copy(place, proven, release)
@@ -252,6 +254,12 @@ def _prune(place: Place) -> None:
     for name in names[KEPT:]:
         if name not in linked:
             discard(place.project / "releases" / name)
+
+
+def _warn_of_another_path(place: Place) -> None:
+    path = _policy(place).project.path
+    if path != IN_FORCE:
+        warn(f"the policy runs the project at {path}, not what is installed here; write project.path: {IN_FORCE}")
 
 
 def _tell(release: Release, changed: bool, check: bool, as_json: bool) -> None:

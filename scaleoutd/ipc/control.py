@@ -40,7 +40,8 @@ from scaleoutd.ipc.channel import Channel, Received, Refused, message
 from scaleoutd.ipc.packets import Connection
 
 CALL_S = 5.0
-MAX_CALLERS = 8
+MAX_CALLERS = 4  # the ledger has 16 threads in all (its unit)
+SHORT_OF_DESCRIPTORS_MS = 200
 
 Reason = Annotated[str, Text(512, r"[^\x00-\x1f\x7f]+", 1)]
 Line = Annotated[str, Text(1024)]
@@ -188,12 +189,26 @@ class Control:
                 return
             try:
                 sock, _ = self._listener.accept()
-            except OSError:  # it went away before it was taken
+            except BlockingIOError:  # it went away before it was taken
                 continue
-            if not self._free.acquire(blocking=False):
-                sock.close()
+            except OSError as exc:  # no descriptor is free: the caller still waits, and poll would return at once
+                self._log(f"cannot take a control connection: {exc.strerror}")
+                if select.select([self._stop_reader], [], [], SHORT_OF_DESCRIPTORS_MS / 1000)[0]:
+                    return
                 continue
+            self._begin(sock)
+
+    def _begin(self, sock: socket.socket) -> None:
+        """A thread for the caller; one that cannot be had, or too many, end the connection and nothing else."""
+        if not self._free.acquire(blocking=False):
+            sock.close()
+            return
+        try:
             threading.Thread(target=self._call, args=[sock], name="control call", daemon=True).start()
+        except RuntimeError as exc:  # the unit's TasksMax
+            self._free.release()
+            sock.close()
+            self._log(f"cannot take a control connection: {exc}")
 
     def _call(self, sock: socket.socket) -> None:
         try:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from scaleoutd.devcombiner.records import TRAIN
-from tests.fault.node import LARGE
+from benchmarks.model import MIB, random_model
 from tests.system.guest import Guest
-from tests.system.hospital import NODE, Hospital
+from tests.system.hospital import Hospital
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +68,7 @@ def test_group_admin_may_and_others_may_not(node: Guest, site: Hospital) -> None
     for words in ("drain", "pause --reason x", "resume", "reload"):
         ran = node.run(f"scaleoutctl {words}", user="visitor", check=False)
         assert ran.status != 0 and "scaleoutd-admin" in ran.stderr, ran.told
+    assert "scaleoutd-admin" in ctl(node, "status", user="visitor", status=1)["problems"][0]["fix"]
     commands = [(event["command"], event["operator"]) for event in site.trail("operator-command")]
     assert ("drain", "kim") in commands and ("resume", "kim") in commands
     assert not [operator for _, operator in commands if operator == "visitor"]
@@ -111,9 +111,9 @@ def test_a_reload_in_the_middle_of_an_upload_loses_no_call(node: Guest, site: Ho
     node.push(certificate, "/root/brought/next.pem")
     node.push(key, "/root/brought/next.key")
     loaded = len(site.trail("credential-loaded"))
-    site.combiner.arm("upload")
-    waiting = site.combiner.offer_task(NODE, TRAIN, site.combiner.put_model(LARGE))
-    site.combiner.wait_reached("upload")
+    reached = site.arm("upload")
+    waiting = site.offer(model=random_model(200 * MIB))
+    reached()
     node.run("scaleoutctl identity install /root/brought/next.pem --key /root/brought/next.key && systemctl reload scaleoutd")
     site.combiner.go()
     assert site.wait(waiting).status == "COMPLETED", site.told()

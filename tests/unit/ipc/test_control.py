@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -124,6 +125,23 @@ def test_silent_callers_do_not_keep_others_out_for_long(path: Path, desk: ADesk,
             assert time.monotonic() < deadline_s
     for sock in silent:
         sock.close()
+
+
+def test_without_a_free_thread_the_connection_ends_and_the_room_goes_on(
+    path: Path, desk: ADesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NoThread:
+        def __init__(self, **more: object) -> None: ...
+
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "Thread", NoThread)
+        for _ in range(control.MAX_CALLERS + 1):
+            with pytest.raises(PeerError):
+                call(str(path), "agent", Status())
+    assert isinstance(call(str(path), "agent", Status()), StatusReport)  # the control
 
 
 def test_the_ledger_takes_no_command() -> None:
