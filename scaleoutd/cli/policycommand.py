@@ -24,7 +24,7 @@ from scaleoutd.cli.place import JSON_OPTION, ROOT_OPTION, Place, must_be_root
 from scaleoutd.cli.terminal import escape, say, warn
 from scaleoutd.core.policy import MAX_POLICY_BYTES, Policy, parse_policy, parse_policy_yaml
 from scaleoutd.core.records import decode, encode
-from scaleoutd.core.render import Facts, Rendered, check_memory, render
+from scaleoutd.core.render import AGENT, RUNNER, Facts, Rendered, check_memory, render
 from scaleoutd.core.strictjson import Json
 from scaleoutd.durable import storage_errors
 from scaleoutd.errors import ConfigError, ScaleoutError
@@ -227,8 +227,15 @@ def _is_there(place: Place, path: str) -> bool:
     return in_root(place.root, look) is True
 
 
+def to_restart(changes: list[Change]) -> list[str]:
+    """Units whose view or environment changed: a process that runs keeps what it was started with."""
+    names = {RUNNER: "scaleoutd-runner.service", AGENT: "scaleoutd.service"}
+    return [unit for file, unit in names.items() if any(str(change.path).endswith(f"/{file}") for change in changes)]
+
+
 def _told(prepared: Prepared, check: bool, reloaded: bool) -> dict[str, Any]:
     return {
+        "restart": to_restart(prepared.changes),
         "changed": bool(prepared.changes),
         "written": bool(prepared.changes) and not check,
         "reloaded": reloaded,
@@ -245,3 +252,5 @@ def _say(prepared: Prepared, check: bool) -> None:
         say(escape(f"{change.kind:<8} {change.path}"))
     verb = "would be" if check else "is"
     say(f"policy {prepared.rendered.digest} {verb} in force")
+    if units := to_restart(prepared.changes):
+        say(f"if they run already: systemctl restart {' '.join(units)}   (after `scaleoutctl drain --wait`)")

@@ -74,6 +74,22 @@ def test_group_admin_may_and_others_may_not(node: Guest, site: Hospital) -> None
     assert not [operator for _, operator in commands if operator == "visitor"]
 
 
+@pytest.mark.parametrize("user", ["scaleoutd", "scaleoutd-runner", "scaleoutd-ledger", "scaleoutd-launch", "scaleoutd-step-0"])
+def test_a_taken_room_commands_no_room(node: Guest, site: Hospital, user: str) -> None:
+    for room in ("agent", "runner", "ledger"):
+        assert connect(node, room, "kim") == "connected"  # the control
+        assert connect(node, room, user) == "Permission denied"
+
+
+def connect(guest: Guest, room: str, user: str) -> str:
+    text = (
+        "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        f"try: s.connect('/run/scaleoutd/{room}.control'); print('connected')\n"
+        "except OSError as exc: print(exc.strerror)"
+    )
+    return guest.run(["/usr/bin/python3", "-I", "-c", text], user=user).text
+
+
 def test_paused_over_a_restart_nothing_runs_and_resumed_it_does(node: Guest, site: Hospital) -> None:
     ctl(node, 'pause --reason "audit of ward 7"', user="kim")
     node.run("systemctl restart scaleoutd.service", timeout_s=90)
