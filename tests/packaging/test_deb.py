@@ -204,14 +204,6 @@ def test_needrestart_leaves_our_units_alone(unpacked: Path) -> None:
     assert ran.stdout.split("\n")[:-1] == [f"{unit} {'asks' if unit == 'ssh.service' else '0'}" for unit in units]
 
 
-@pytest.mark.skipif(shutil.which("mandoc") is None, reason="mandoc not found: tools/setup.sh package installs it")
-def test_the_manual_is_clean() -> None:
-    pages = sorted((ROOT / "docs/man").glob("*.[1-8]"))
-    assert pages
-    ran = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", *pages], capture_output=True, text=True)
-    assert ran.returncode == 0 and not ran.stdout, ran.stdout
-
-
 def test_what_is_built_can_be_built_here() -> None:
     """Says in the summary what is missing, when something is."""
     if reason := package.missing("lintian", "mandoc"):
