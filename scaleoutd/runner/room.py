@@ -13,6 +13,7 @@ STATE/floors.json      highest versions and latest time ever accepted; the ledge
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,9 +81,7 @@ class Room:
         with storage_errors("make the folder of models"):
             (self.state / "in").mkdir(mode=0o711, exist_ok=True)
             for path in (self.state / "in").iterdir():  # models of runs that a crash ended
-                for inner in path.iterdir():
-                    inner.unlink()
-                path.rmdir()
+                shutil.rmtree(path)
         self.hold = HoldFile(self.state)
         self.runs = Runs(self.state / "runs")
         self.outbox = Outbox(self.state / "outbox")
