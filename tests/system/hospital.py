@@ -24,7 +24,7 @@ from tests.system.guest import Guest
 
 NODE = "ward-7"
 ETC, PROJECT, GATE, BROUGHT = "/etc/scaleoutd", "/var/lib/scaleoutd/project", "/srv/gate", "/root/brought"
-TRUST_ROOT = Path(ETC, "trust/root.json")
+TRUST_ROOT = Path(ETC, "trust")
 QUICK = {"poll_ms": 200, "heartbeat_ms": 500, "backoff_ms": 100, "backoff_limit_ms": 1000}
 HELD_STEP = """\
 import os
