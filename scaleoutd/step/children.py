@@ -135,7 +135,7 @@ def end(pid: int, identity: Identity, killer: Killer | None) -> None:
             poll = select.poll()
             poll.register(ended, select.POLLIN)
             if not poll.poll(_LAST_MS):
-                killer.kill(identity)
+                killer.kill(identity, pid)
         finally:
             os.close(ended)
 
