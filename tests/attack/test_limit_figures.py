@@ -69,11 +69,10 @@ def test_scratch_and_largest_file_at_the_scratch_limit(place_again: Place) -> No
 
 
 def test_a_cancelled_run_has_its_figures(place_again: Place) -> None:
-    client = place_again.client
+    client, slot = place_again.client, place_again.slot
     with tempfile.TemporaryFile() as log:
-        client.start(
-            plan_for(place_again.scratch, [PYTHON, "-c", "open('f', 'wb').write(bytes(1 << 20))\n" + BUSY]), log.fileno()
-        )
+        code = "open('f', 'wb').write(bytes(1 << 20))\n" + BUSY
+        client.start(plan_for(place_again.scratch, [PYTHON, "-c", code], slot=slot), log.fileno())
         while not os.fstat(log.fileno()).st_size:
             time.sleep(0.01)
         client.cancel()
@@ -86,10 +85,11 @@ def test_a_cancelled_run_has_its_figures(place_again: Place) -> None:
 
 def test_a_pid_1_that_does_not_answer_is_killed_with_all_of_the_run(place_again: Place) -> None:
     """The fallback: the verdict stands, the figures are those of the kernel, and the launcher is not held up."""
-    client = place_again.client
+    client, slot = place_again.client, place_again.slot
     start = time.monotonic()
     with tempfile.TemporaryFile() as log:
-        pid = client.start(plan_for(place_again.scratch, [PYTHON, "-c", BUSY], limits={"wall_clock_s": 1}), log.fileno())
+        plan = plan_for(place_again.scratch, [PYTHON, "-c", BUSY], slot=slot, limits={"wall_clock_s": 1})
+        pid = client.start(plan, log.fileno())
         os.kill(pid, signal.SIGSTOP)
         result = client.finish()
     assert (result.ended, result.code) == ("limit", "limit-wall-clock")

@@ -104,7 +104,7 @@ CASES = {
     "fork bomb": Case(("limit-processes", "limit-wall-clock", "limit-cpu"), {"wall_ms": 4000}, {"cpu_ms": 100}),
     "too many processes": Case(("limit-processes",), {"wall_ms": 2000}),
     "memory": Case(("limit-memory",), {"max_rss_bytes": 200 * MIB}, {"max_rss_bytes": 40 * MIB}),
-    "many files": Case(("limit-scratch",), {"scratch_bytes": 64 * MIB}, {"scratch_bytes": 24 * MIB}),
+    "many files": Case(("limit-scratch",), {"scratch_bytes": 96 * MIB}, {"scratch_bytes": 24 * MIB}),
     "one file": Case(("limit-file-size",), {"scratch_bytes": 9 * MIB}),
     "sleep": Case(("limit-wall-clock",), {"wall_ms": 4000, "cpu_ms": 1000}),
     "spin": Case(("limit-cpu", "limit-wall-clock"), {"cpu_ms": 3500}, {"cpu_ms": 300}),
