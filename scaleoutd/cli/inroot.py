@@ -24,6 +24,7 @@ def in_root(root: Path, look: Callable[[], Json]) -> Json:
         return look()
     if os.geteuid() != 0:
         raise ConfigError(f"cannot look into {root}: only root may enter another root (chroot)", hint="Use sudo.")
+    strictjson.canonical({"a": 1, "b": 2})  # loads the codec of its sort order, which the other root may not have
     read, write = os.pipe()
     child = os.fork()
     if child == 0:

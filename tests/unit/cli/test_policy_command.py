@@ -73,6 +73,16 @@ def test_an_absolute_link_of_the_image_leads_into_the_image(root: Path) -> None:
     assert "BindReadOnlyPaths=/opt/env-3\n" in text and str(root) not in text
 
 
+def test_an_environment_with_a_digest_is_proven_inside_the_image(root: Path) -> None:
+    yaml = root / "etc/scaleoutd/policy.yaml"
+    yaml.write_text(YAML.replace("bin/python3}", f"bin/python3, digest: {'0' * 64}}}"))
+    with pytest.raises(VerificationError, match="found [0-9a-f]{64}") as caught:
+        told(root, "apply")
+    found = caught.value.message.rpartition("found ")[2]
+    yaml.write_text(yaml.read_text().replace("0" * 64, found))
+    assert told(root, "apply")["changed"] is True
+
+
 def test_check_says_by_its_status_whether_it_would_change(root: Path) -> None:
     assert run(root, "apply", "--check").return_value == 1
     assert not (root / "etc/systemd").exists()
