@@ -76,7 +76,7 @@ def test_an_absolute_link_of_the_image_leads_into_the_image(root: Path) -> None:
 def test_an_environment_with_a_digest_is_proven_inside_the_image(root: Path) -> None:
     yaml = root / "etc/scaleoutd/policy.yaml"
     yaml.write_text(YAML.replace("bin/python3}", f"bin/python3, digest: {'0' * 64}}}"))
-    with pytest.raises(VerificationError, match="found [0-9a-f]{64}") as caught:
+    with pytest.raises(VerificationError, match=r"found [0-9a-f]{64}") as caught:
         told(root, "apply")
     found = caught.value.message.rpartition("found ")[2]
     yaml.write_text(yaml.read_text().replace("0" * 64, found))
