@@ -13,8 +13,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,6 +52,26 @@ def sync_file(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_together(barriers: Sequence[Callable[[], object]]) -> None:
+    """Does all `barriers` beside each other; returns when every one is done, raises the first failure."""
+    failures: list[BaseException] = []
+
+    def wait_for(barrier: Callable[[], object]) -> None:
+        try:
+            barrier()
+        except BaseException as exc:  # noqa: BLE001 - raised in the caller's thread
+            failures.append(exc)
+
+    threads = [threading.Thread(target=wait_for, args=[barrier], name="barrier") for barrier in barriers[1:]]
+    for thread in threads:
+        thread.start()
+    wait_for(barriers[0])
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 def make_private_folder(folder: Path) -> Path:

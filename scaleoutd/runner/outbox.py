@@ -10,6 +10,7 @@ goes on record is that of the bytes on disk, read back while they were written, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -23,7 +24,7 @@ from queue import SimpleQueue
 from typing import Self
 
 from scaleoutd.core.container import container_around
-from scaleoutd.durable import make_private_folder, storage_errors, sync_folder, write_all
+from scaleoutd.durable import make_private_folder, storage_errors, sync_file, sync_folder, sync_together, write_all
 from scaleoutd.errors import OutputError, StorageError
 from scaleoutd.runner.receive import BUFFER_BYTES, hash_descriptor
 
@@ -66,11 +67,10 @@ class Outbox:
             size, sha256 = len(body), hashlib.sha256(body).hexdigest()
             if weights is not None:
                 size, sha256 = _write_container(work / "update.zip", weights, model_id, helper_type)
-            with open(work / "body.json", "xb") as file:
-                file.write(body)
-                file.flush()
-                os.fsync(file.fileno())
-            sync_folder(work)
+            (work / "body.json").write_bytes(body)
+            # Three barriers at once, because none needs another: the file system makes them one commit.
+            paths = [work / "body.json", *([work / "update.zip"] if weights is not None else [])]
+            sync_together([functools.partial(sync_file, path) for path in paths] + [functools.partial(sync_folder, work)])
             shutil.rmtree(final, ignore_errors=True)
             work.rename(final)
             undo.pop_all()
@@ -110,7 +110,10 @@ class Outbox:
 
 
 def _write_container(path: Path, weights: int, model_id: str, helper_type: str) -> tuple[int, str]:
-    """Size and SHA-256 of the container.  Two passes over the weights: CRC-32 for the header, then copy and hash."""
+    """Size and SHA-256 of the container, which is not durable yet.
+
+    Two passes over the weights: CRC-32 for the header, then copy and hash.
+    """
     size, crc = _crc32_of(weights)
     container = container_around(size, crc, model_id=model_id, helper_type=helper_type)
     digest = hashlib.sha256()
@@ -124,7 +127,6 @@ def _write_container(path: Path, weights: int, model_id: str, helper_type: str) 
             raise OutputError("cannot collect the weights: they changed while they were copied", code="output-unsafe")
         write_all(fd, container.tail)
         digest.update(container.tail)
-        os.fsync(fd)
     finally:
         os.close(fd)
     return container.size_bytes, digest.hexdigest()
