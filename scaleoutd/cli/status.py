@@ -12,7 +12,8 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,12 +149,20 @@ def lines_of(node: NodeState, now_ms: int) -> Iterator[str]:
     signed = f"{trail['signed_events']} signed" + _age(", checkpoint {} ago", trail["checkpoint_ms"], now_ms)
     yield f"  trail      {counted(trail['events'], 'event')}, {size(trail['size_bytes'])}, {signed}"
     yield f"  disk       {size(node.disk['used_bytes'])} used, {size(node.disk['free_bytes'])} free"
-    for error in node.errors:
-        yield f"  error      {utc_text(error['time_ms'])} {error['message'] or error['event']} [{error['code']}]"
+    for error, times in once_each(node.errors):
+        again = f" (× {times})" if times > 1 else ""
+        yield f"  error      {utc_text(error['time_ms'])} {error['message'] or error['event']} [{error['code']}]{again}"
     if node.errors:
         yield f"             → scaleoutctl why {node.errors[-1]['code']}"
     for problem in node.problems:
         yield f"  problem    {problem}"
+
+
+def once_each(errors: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str, Any], int]]:
+    """Each error once, as it came last, in the order of that, with how often it is among them."""
+    last = {(error["code"], error["message"]): error for error in errors}
+    counts = Counter((error["code"], error["message"]) for error in errors)
+    return sorted(((error, counts[key]) for key, error in last.items()), key=lambda item: int(item[0]["time_ms"]))
 
 
 def _running(running: Mapping[str, Any] | None, now_ms: int) -> str:
