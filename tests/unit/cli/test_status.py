@@ -245,5 +245,5 @@ def test_follow_prints_what_comes_until_it_is_interrupted(tmp_path: Path) -> Non
 def test_an_error_that_comes_again_and_again_is_one_line_with_its_last_time() -> None:
     refused = {"code": "tls-failed", "message": "cannot connect", "event": "connection-refused"}
     other = {"code": "step-failed", "message": "", "event": "run-failed", "time_ms": 3}
-    errors = [refused | {"time_ms": 1}, refused | {"time_ms": 2}, other, refused | {"time_ms": 4}]
+    errors: list[dict[str, object]] = [refused | {"time_ms": 1}, refused | {"time_ms": 2}, other, refused | {"time_ms": 4}]
     assert [(error["time_ms"], times) for error, times in once_each(errors)] == [(3, 1), (4, 3)]
