@@ -7,6 +7,7 @@ program (tools/setup.sh system) it makes the image before the tests, so that no 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -44,14 +45,25 @@ def image(machine: bool = False) -> Path:
     return Path(made.stdout.strip())
 
 
+def missing_image(machine: bool) -> str:
+    """Where the archive of packages cannot be reached there is no image, and that says nothing about the node."""
+    try:
+        image(machine)
+    except AssertionError as exc:
+        return f"booted tests need an image: {str(exc).splitlines()[-1]}"
+    return ""
+
+
+@functools.cache
 def missing_for_container() -> str:
     """Why no container can be booted here, or ''."""
-    return missing("mmdebstrap", "systemd-nspawn", "unshare", "setpriv")
+    return missing("mmdebstrap", "systemd-nspawn", "unshare", "setpriv") or missing_image(False)
 
 
+@functools.cache
 def missing_for_machine() -> str:
     """Why no machine can be booted here, or ''."""
-    return missing("mmdebstrap", "qemu-system-x86_64", "mke2fs", "cpio", "zstd", "unshare", "setpriv")
+    return missing("mmdebstrap", "qemu-system-x86_64", "mke2fs", "cpio", "zstd", "unshare", "setpriv") or missing_image(True)
 
 
 def missing(*programs: str) -> str:
