@@ -20,6 +20,7 @@ def test_the_official_command_line_works_as_it_stands(person: Person) -> None:
     assert "without a client certificate" in connected and "my-project" in connected
     assert person.task(round_id="1").status == "COMPLETED"
     assert person.task("validate").status == "COMPLETED"
+    person.wait_for("validation of ")  # the combiner hears of it before the person
     shown = [line for line in person.lines if "task received" in line or " sent: " in line]
     assert [line.split("agent: ")[1].split(",")[0].split(" of ")[0] for line in shown] == [
         "train task received", "update", "validate task received", "validation"
@@ -48,6 +49,7 @@ def test_a_mistake_and_its_repair_need_no_restart(person: Person) -> None:
     person.edit("scaleout.yaml", "entry_points", "entry_point")
     refused = person.task()
     assert (refused.status, "yaml-invalid" in refused.response) == ("FAILED", True)
+    person.wait_for("[yaml-invalid]")
     assert "scaleout.yaml" in person.text and person.text.count("[yaml-invalid]") == 1, "one failure is told once"
     person.edit("scaleout.yaml", "entry_point", "entry_points")
     assert person.task().status == "COMPLETED"
@@ -60,7 +62,7 @@ def test_a_manifest_signed_for_production_is_not_replaced(person: Person, tmp_pa
     signed = (person.project.folder / MANIFEST_NAME).read_bytes()
     person.edit("train.py", "first version", "second version")
     assert person.task().status == "FAILED"
-    assert "signed for production" in person.text
+    person.wait_for("signed for production")
     assert (person.project.folder / MANIFEST_NAME).read_bytes() == signed
     assert "second version" not in person.text
 
@@ -71,7 +73,7 @@ def test_a_denied_call_is_told_where_it_hurts(person: Person) -> None:
     )
     person.start()
     assert person.task().status == "FAILED"
-    line = next(line for line in person.lines if line.startswith("! train.py:"))
+    line = person.lines[person.wait_for("! train.py:")]
     assert line.endswith("tried to open a network connection; this sandbox has no network")
     assert person.text.count("this sandbox has no network") == 1
     person.wait_for("[step-failed]")
