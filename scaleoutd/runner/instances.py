@@ -39,6 +39,8 @@ CONNECT_TRIES = 3
 INSPECT_S = 600.0
 GATE_S = 600.0
 PROBE_S = 60.0
+# An instance that is given up goes on starting, and the next one makes both slower: a busy machine would never get one.
+HELLO_S = 60.0
 # Above the plan's wall clock: the launcher ends the step, kills what is left and reports.
 GRACE_S = 30.0
 ANSWERS = (Probed, Inspected, Started, Ended, Gated, Cleaned)
@@ -202,7 +204,7 @@ class Instances:
                 cause = exc
                 continue
             try:
-                channel.greet("runner")
+                channel.greet("runner", timeout_s=HELLO_S)
                 return channel
             except PeerError as exc:  # the end of the connection before hello: busy, or the instance could not start
                 channel.close()
