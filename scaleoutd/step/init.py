@@ -84,8 +84,9 @@ def run(order: Order, out: int, control: int, door: int) -> NoReturn:
         grants = order.view.grants
         if not order.own_namespaces:
             grants = (*grants, Grant("/proc", "read"))
-        # No scopes: a scoped pid 1 could not signal the run, which lives in a Landlock domain of its own.
-        confine.restrict(grants, order.program, abi=order.landlock_abi, scopes=False)
+        # No scopes: a scoped pid 1 could not signal the run, which lives in a Landlock domain of its own.  In a unit no domain at
+        # all: /proc shows only whom one may trace (hidepid), and a domain may not trace another that is not below it.
+        confine.restrict(grants, order.program, abi=0 if order.unit else order.landlock_abi, scopes=False)
         _wait(order, main, wakeup)
     except BaseException as exc:  # noqa: BLE001 - the last line of defence: report, then end with everything
         _tell(CONTROL, {"failed": _failure(exc)})

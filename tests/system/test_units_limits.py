@@ -22,9 +22,9 @@ import os, signal, time
 def memory():
     held = []
     while True:
-        held.append(bytearray(os.urandom(1 << 20)))
+        held.append(b"x" * (1 << 20))
 def small_memory():
-    bytearray(100 << 20)
+    b"x" * (100 << 20)
 def tasks():
     while True:
         if os.fork() == 0:
@@ -37,6 +37,11 @@ def few_tasks():
 def cpu():
     while True:
         pass
+def two_cpus():
+    for _ in range(2):
+        if os.fork() == 0:
+            cpu()
+    time.sleep(600)
 def file_size():
     with open(os.path.dirname(target) + "/large", "wb") as file:
         while True:
@@ -63,11 +68,13 @@ except FileNotFoundError:
     what = "nothing"
 globals()[what]()
 """
+KILLED = {"few_tasks": 20, "daemons": 3, "two_cpus": 3}  # processes that live at the end
 # What is asked of the step, and what is reported.
 CASES = {
     "memory": "limit-memory",
     "tasks": "limit-processes",
     "cpu": "limit-cpu",
+    "two_cpus": "limit-cpu",  # none of them has used it up alone
     "file_size": "limit-file-size",
     "tmp": "step-failed",  # ENOSPC, and no OOM kill
     "small_memory": "COMPLETED",
@@ -91,8 +98,13 @@ def outcome_of(hospital: Hospital, what: str) -> str:
 
 @pytest.mark.parametrize("what", CASES)
 def test_a_limit_is_hit_reported_and_survived(hospital: Hospital, what: str) -> None:
-    assert outcome_of(hospital, what) == CASES[what]
+    outcome = outcome_of(hospital, what)
+    ended = hospital.trail("run-ended")[-1]
+    assert outcome == CASES[what], ended
     check_node(hospital)
+    assert ended["killed_processes"] == KILLED.get(what, 0) or (what == "tasks" and ended["killed_processes"] >= 20)
+    if what == "two_cpus":
+        assert ended["cpu_ms"] >= 1000 * LIMITS["cpu_s"]
     assert outcome_of(hospital, "nothing") == "COMPLETED"
 
 
