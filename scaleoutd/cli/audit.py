@@ -112,7 +112,8 @@ def _print_event(item: Event, as_json: bool) -> None:
 
 def verify_and_print(folder: Path, keys: Sequence[Path] = (), witnessed: Sequence[Path] = (), *, as_json: bool = False) -> int:
     """Verifies and says so; the exit status."""
-    verdict, warnings = verify_folder(folder, keys, witnessed)
+    with storage_errors(f"read the trail in {folder}"):
+        verdict, warnings = verify_folder(folder, keys, witnessed)
     if as_json:
         click.echo(json.dumps({"ok": verdict.ok, **asdict(verdict), "warnings": warnings}))
     else:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scaleoutd.cli.foreground import default_state
+from scaleoutd.cli.place import Place
 from scaleoutd.cli.signing import read_unverified
 from scaleoutd.cli.trailtail import TrailEnd, segments_of
 from scaleoutd.core import strictjson
@@ -70,7 +71,7 @@ class NodeState:
 def node_folders(given: Path | None) -> list[Path]:
     """The folder that was named, or all of this user's nodes."""
     if given is not None:
-        if not (given / "policy.lock").exists():
+        if not (given / "policy.lock").exists() and given.absolute() != Place().state:
             raise ConfigError(
                 f"cannot read {given}: it is no state folder of a node, expected policy.lock in it",
                 code="config-missing",
@@ -81,7 +82,9 @@ def node_folders(given: Path | None) -> list[Path]:
 
 
 def newest_node(given: Path | None) -> Path:
-    """The folder that was named, or the one of this user's nodes that wrote last."""
+    """The folder that was named, or the installed node's, or the one of this user's nodes that wrote last."""
+    if given is None and (Place().etc / "scaleoutd.yaml").exists():
+        return Place().state
     folders = node_folders(given)
     if not folders:
         raise ConfigError(

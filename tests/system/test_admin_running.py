@@ -196,3 +196,14 @@ def test_a_broken_lock_does_not_break_the_boot(node: Guest, site: Hospital) -> N
     node.run("systemctl restart scaleoutd.service", timeout_s=90)
     site.online()
     assert ctl(node, "status --wait healthy --timeout 1m")["health"] == "healthy", site.told()
+
+
+def test_group_audit_reads_the_trail_and_others_do_not(node: Guest, site: Hospital) -> None:
+    node.run("useradd --no-create-home -G scaleoutd-audit ada")
+    shown = node.run("scaleoutctl audit tail -n 400", user="ada").stdout
+    assert "agent-started" in shown and "connected" in shown
+    assert json.loads(node.run("scaleoutctl audit verify --json", user="ada").stdout)["ok"] is True
+    for words in ("audit tail", "audit verify", "tasks"):
+        ran = node.run(f"scaleoutctl {words}", user="visitor", check=False)
+        assert ran.status >= 64 and "Traceback" not in ran.stderr, ran.told
+    assert node.run("scaleoutctl tasks").stdout.count("forgotten") >= 2
