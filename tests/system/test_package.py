@@ -34,6 +34,8 @@ FOLDERS = {
     "/var/lib/scaleoutd/project": "750 root:scaleoutd-runner",
     "/var/lib/scaleoutd/scratch/7": "700 scaleoutd-step-7:scaleoutd-step-7",
 }
+ROOMS = ("scaleoutd.service", "scaleoutd-runner.service", "scaleoutd-ledger.service")
+NEEDRESTART = "/etc/needrestart/conf.d/scaleoutd.conf"
 KEPT_BY_REMOVE = "/etc/scaleoutd /var/lib/scaleoutd/agent /var/lib/scaleoutd/audit /var/lib/scaleoutd/project"
 
 
@@ -120,6 +122,22 @@ def test_it_trains_and_debsums_finds_nothing_changed(container: Container, insta
     )
     assert container.run("debsums -as scaleoutd").told == ""
     container.wait_unit("scaleoutd-renew.service", "inactive")
+
+
+@pytest.mark.timeout(200)
+def test_needrestart_leaves_the_rooms_to_a_person(container: Container, installed: Ran, hospital: Hospital) -> None:
+    """After the upgrade of a library that they all use; without our file, the control, it restarts them at once."""
+    container.run("systemctl start scaleoutd.service", timeout_s=90)
+    hospital.wait_connected()
+    library = "f=$(readlink -f /usr/lib/*/libcrypto.so.3) && cp -p $f $f.new && mv $f.new $f"
+    restart = "DEBIAN_FRONTEND=noninteractive needrestart -r a -l"
+    container.run(library)
+    assert "scaleoutd-runner.service" in container.run("needrestart -b -l").stdout, "it has seen that they use the old one"
+    before = [container.main_pid(unit) for unit in ROOMS]
+    container.run(restart, timeout_s=120)
+    assert [container.main_pid(unit) for unit in ROOMS] == before
+    container.run(f"mv {NEEDRESTART} /root/ && {restart}; mv /root/scaleoutd.conf {NEEDRESTART}", timeout_s=120)
+    assert not set(before) & {container.main_pid(unit) for unit in ROOMS}
 
 
 @pytest.mark.timeout(200)
