@@ -21,6 +21,7 @@ from tests.e2e.site import SEED, Project, write_policy
 from tests.fault.node import HeldCombiner
 from tests.system.forward import Forward
 from tests.system.guest import Guest
+from tests.system.process import GuestGone
 
 NODE = "ward-7"
 ETC, PROJECT, GATE, BROUGHT = "/etc/scaleoutd", "/var/lib/scaleoutd/project", "/srv/gate", "/root/brought"
@@ -112,9 +113,11 @@ class Hospital:
         try:
             yield lambda: holder.wait_for("the step waits")
         finally:
-            if not self.guest.ended:
+            try:
                 holder.end_input()
                 holder.wait()
+            except GuestGone:
+                pass  # it was rebooted meanwhile, and the holder with it
 
     # The network
 
