@@ -169,7 +169,7 @@ def test_files_are_short() -> None:
 
 def test_no_machine_paths_in_the_tree() -> None:
     pattern = re.compile("/" + r"work/(main|shared|brief|\.library)|/root/\.pyenv|/" + "opt/wheels")
-    for folder in ("scaleoutd", "tests", "docs", "policy", "benchmarks", "tools", ".ci"):
+    for folder in ("scaleoutd", "tests", "docs", "policy", "benchmarks", "tools", "packaging", "systemd", ".ci"):
         for path in (ROOT / folder).rglob("*"):
             if (
                 path.is_file()
