@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only a machine of its own shows: the doctor beside AppArmor, a clock that cannot be right, no user namespaces, noexec mounts."""
+"""What only a machine of its own shows: the doctor beside AppArmor, an impossible clock, no user namespaces, noexec mounts."""
 
 from __future__ import annotations
 
