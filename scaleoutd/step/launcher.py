@@ -105,7 +105,7 @@ class Launcher:
         try:
             self._channel.tell(Cleaned())
         except PeerError:
-            pass  # the runner is gone, and its successor cleans every slot
+            pass  # the runner is gone; who uses the slot next empties it first
 
     def _warm_up(self) -> None:
         """What takes time and needs nobody: after the hello, while the runner proves the project."""
