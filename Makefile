@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # scaleoutd: everything a developer or a new user runs.  `make demo` and `make test` need nothing done before.
-.PHONY: help setup demo deb test test-full lint format attack-report bench lock proto seccomp clean
+.PHONY: help setup demo deb test test-full lint format attack-report bench pictures lock proto seccomp clean
 
 PYTEST = .venv/bin/python -m pytest
 
@@ -12,6 +12,7 @@ help:
 	@echo "make lint           ruff and mypy alone"
 	@echo "make attack-report  the attack matrix as a table"
 	@echo "make bench          every benchmark, one JSON object each"
+	@echo "make pictures       docs/images again, from real runs of a combiner and a node"
 	@echo "make lock           compile requirements/*.in to hash-locked *.txt"
 	@echo "make proto          generate scaleoutd/proto from edge.proto with the oldest grpcio-tools of the targets"
 	@echo "make seccomp        compile policy/seccomp to scaleoutd/step/filters"
@@ -53,6 +54,9 @@ attack-report: setup
 bench: setup
 	@tools/setup.sh official
 	@for file in benchmarks/[a-z]*.py; do .venv/bin/python -m "benchmarks.$$(basename "$$file" .py)" --json || exit 1; done
+
+pictures: setup
+	@.venv/bin/python -m tools.pictures
 
 seccomp: setup
 	@.venv/bin/python tools/compile_seccomp.py
