@@ -48,7 +48,7 @@ class Terminal:
     """A shell at a pty of its own."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk, self.written, self._prompts = desk, "", 1
+        self._desk, self.written, self.has_ended, self._prompts = desk, "", False, 1
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.pid, self.pty = pty.fork()
         if self.pid == 0:
@@ -80,7 +80,7 @@ class Terminal:
     def ended(self, line: str, *, status: int) -> None:
         """Waits for the next prompt."""
         self._prompts += 1
-        self._wait(lambda: len(_FINISHED.findall(self.written)) >= self._prompts, line)
+        self._wait(lambda: self._prompts_shown >= self._prompts, line)
         found = int(_FINISHED.findall(self.written)[-1])
         if found != status:
             raise WentWrong(f"{line}: ended with {found}, expected {status}:\n{self.written}")
@@ -92,12 +92,28 @@ class Terminal:
     def take(self, data: bytes) -> None:
         self.written += self._decoder.decode(data)
 
+    def end(self) -> None:
+        """Ctrl-C for what is still there, and the terminal is gone, which ends its shell."""
+        before = self._prompts_shown
+        self.press_ctrl_c()
+        self._comes(lambda: self._prompts_shown > before, 20)
+        os.close(self.pty)
+
+    @property
+    def _prompts_shown(self) -> int:
+        return len(_FINISHED.findall(self.written))
+
     def _wait(self, has_come: Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + TIMEOUT_S
+        if not self._comes(has_come, TIMEOUT_S):
+            raise WentWrong(f"waited in vain, at most {TIMEOUT_S:g} s, for {what}; the terminal shows:\n{self.written}")
+
+    def _comes(self, has_come: Callable[[], bool], timeout_s: float) -> bool:
+        deadline = time.monotonic() + timeout_s
         while not has_come():
-            if time.monotonic() > deadline:
-                raise WentWrong(f"waited {TIMEOUT_S:g} s for {what}; the terminal shows:\n{self.written}")
-            self._desk.read(timeout_s=1)
+            if self.has_ended or time.monotonic() > deadline:
+                return False
+            self._desk.read(timeout_s=0.5)
+        return True
 
 
 class Desk:
@@ -133,12 +149,12 @@ class Desk:
 
     def read(self, *, timeout_s: float) -> None:
         """Takes what was written to any terminal."""
-        open_ones = {terminal.pty: terminal for terminal in self.terminals}
+        open_ones = {terminal.pty: terminal for terminal in self.terminals if not terminal.has_ended}
         for fd in select.select(open_ones, [], [], timeout_s)[0]:
             try:
                 open_ones[fd].take(os.read(fd, 65536))
-            except OSError as exc:  # EIO: nobody has the other end any more
-                raise WentWrong(f"a shell has ended:\n{open_ones[fd].written}") from exc
+            except OSError:  # EIO: nobody has the other end any more
+                open_ones[fd].has_ended = True
 
     def pane(self, terminal: Terminal, title: str, *, since: str = "") -> Pane:
         """What `terminal` shows from the last line with `since` on, without the prompt that waits."""
@@ -151,22 +167,13 @@ class Desk:
         return Pane(title, published(last[0] if _FINISHED.search(last[2]) else text, instead))
 
     def _close(self, terminal: Terminal) -> None:
-        terminal.press_ctrl_c()
         fd = os.pidfd_open(terminal.pid)
-        try:
-            deadline = time.monotonic() + 20
-            while time.monotonic() < deadline and not terminal.written.rstrip().endswith("\x1b[0;1m"):
-                self.read(timeout_s=0.5)
-            os.write(terminal.pty, b"exit\n")
-            if not select.select([fd], [], [], 10)[0]:
-                os.kill(terminal.pid, signal.SIGKILL)
-        except (OSError, WentWrong):
+        terminal.end()
+        self.terminals.remove(terminal)
+        if not select.select([fd], [], [], 10)[0]:
             signal.pidfd_send_signal(fd, signal.SIGKILL)
-        finally:
-            self.terminals.remove(terminal)
-            os.close(fd)
-            os.close(terminal.pty)
-            os.waitpid(terminal.pid, 0)
+        os.waitpid(terminal.pid, 0)
+        os.close(fd)
 
 
 NODE = (

@@ -90,10 +90,11 @@ def test_a_session_is_recorded_as_it_was_typed_and_printed() -> None:
         hand.run("clear")
         hand.run("mkdir first-hour; cd first-hour; pwd")
         hand.run("echo one \\\n    two; false", status=1)
-        hand.type("(echo ready; exec cat)")
+        hand.run("echo ready >written")
+        hand.type("tail -f written")
         hand.shows("ready", times=2)
         hand.press_ctrl_c()
-        hand.ended("cat", status=130)
+        hand.ended("tail", status=130)
         picture = svg([desk.pane(hand, "hand")], about="a session", columns=112)
         home, shell = desk.home, hand.pid
     shown = drawn(picture)
