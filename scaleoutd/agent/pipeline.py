@@ -202,6 +202,7 @@ class Pipeline:
         started_s = time.monotonic()
         if released.task == "train":
             session.upload(released.model_update_id, run.fd, released.size_bytes, released.sha256)
+        entry.sync()  # after a power cut too it must be known that it may have been counted
         self._announce(session, entry, _result(entry, released, run, time.monotonic() - started_s), facts)
         entry.advance("acknowledged", sync=True)
         session.tell_status(f"{released.task} delivered: {entry.task.correlation_id}", audit=True)

@@ -7,8 +7,8 @@
 
 Rules:
   1. A task's folder appears under its name by one rename, with both files in it: there is no half a task.
-  2. A transition outlives the process when `advance` returns, and the machine too where `sync` is given.  Ids are the
-     runner's and the combiner's, so what a power cut takes back (sending to released) leads to the same ids again.
+  2. A transition outlives the process when `advance` returns, and the machine too where `sync` is given or `sync` was called.
+     Ids are the runner's and the combiner's, so what a power cut takes back leads to the same ids again.
   3. An id that is over is remembered: asked again, it is reported again and not run.
   4. A damaged state fails its task as `state-corrupt`, on record; a damaged task.json is set aside.  Others go on.
 """
@@ -124,6 +124,10 @@ class Entry:
         line = AGENT_STATES.advance(self.line, state, time.time_ns() // 1_000_000, fields)
         self._state.append(taskstate.encode(line), sync=sync)
         self._history.append(line)
+
+    def sync(self) -> None:
+        """Makes every transition so far outlive the machine."""
+        self._state.sync()
 
     def fail(self, error: ScaleoutError) -> None:
         """Ends it; the combiner will hear code and message."""

@@ -26,7 +26,7 @@ done
 """
 
 
-def check_task(hospital: Hospital, correlation_id: str, *, power_cut: bool = False) -> str:
+def check_task(hospital: Hospital, correlation_id: str) -> str:
     """The task ends, and everything that was promised about it holds; returns COMPLETED or the code of its failure."""
     offer = hospital.wait(correlation_id)
     story = [event for event in hospital.trail() if event.get("correlation_id") == correlation_id]
@@ -35,7 +35,7 @@ def check_task(hospital: Hospital, correlation_id: str, *, power_cut: bool = Fal
     assert len({update.model_update_id for update in updates}) <= 1, "one task, two ids"
     attempts = [event["attempt"] for event in story if event["type"] == "run-about-to-start"]
     assert attempts == sorted(set(attempts)), "an attempt is on record twice"
-    check_deliveries(story, len(updates), power_cut=power_cut)
+    check_deliveries(story, len(updates))
     if offer.status == "COMPLETED":
         assert [update.counted for update in updates].count(True) == 1
         assert min(types[name] for name in ("computed", "release", "sending", "sent")) >= 1, types
@@ -48,18 +48,14 @@ def check_task(hospital: Hospital, correlation_id: str, *, power_cut: bool = Fal
     return code
 
 
-def check_deliveries(story: list[dict[str, Any]], arrived: int, *, power_cut: bool = False) -> None:
-    """Each time that something was sent is on record before, and a repetition only after its reason.
-
-    A power cut may take the agent's own note "sending" back (scaleoutd/agent/spool.py, rule 2): the repetition then has the same
-    ids and is on record as a second "sending", and no "delivery-unknown" says why.
-    """
+def check_deliveries(story: list[dict[str, Any]], arrived: int) -> None:
+    """Each time that something was sent is on record before, and what may have been counted only after its reason."""
     order = [event for event in story if event["type"] in ("release", "sending", "sent", "delivery-unknown")]
     sendings = [event for event in order if event["type"] == "sending"]
     assert not sendings or order[0]["type"] == "release", order
     assert len(sendings) >= arrived, "more arrived than was on record as sending"
     assert len({event["model_update_id"] for event in sendings}) <= 1
-    if arrived > 1 and not power_cut:
+    if arrived > 1:
         assert any(event["type"] == "delivery-unknown" for event in order), "it was sent again and nobody says why"
 
 

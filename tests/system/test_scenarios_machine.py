@@ -75,7 +75,7 @@ def test_the_power_is_cut_while_the_result_is_on_its_way(hospital: Hospital, whe
     cut_power(hospital)
     hospital.combiner.go()
     hospital.online()
-    assert check_task(hospital, task, power_cut=True) == "COMPLETED"
+    assert check_task(hospital, task) == "COMPLETED"
     assert hospital.counted(task) == 1
     sendings = [event for event in hospital.trail("sending") if event["correlation_id"] == task]
     assert len(sendings) == 2
