@@ -53,6 +53,8 @@ attack-report: setup
 
 bench: setup
 	@tools/setup.sh official
+	@tools/setup.sh system
+	@tools/setup.sh package
 	@for file in benchmarks/[a-z]*.py; do .venv/bin/python -m "benchmarks.$$(basename "$$file" .py)" --json || exit 1; done
 
 pictures: setup
