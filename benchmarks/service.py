@@ -112,7 +112,7 @@ def exposures_of_files(guest: Guest, deb: Path) -> dict[str, float]:
     found = {}
     for unit in EXPOSURE_BARS:
         path = guest.show(instance(unit), "FragmentPath")["FragmentPath"]
-        guest.run(["cmp", path, f"{IN_GUEST}/deb{path}"])
+        guest.run(f"cmp {path} {IN_GUEST}/deb$(realpath {path})")
         analyze = ["systemd-analyze", "security", "--no-pager", "--offline=yes", f"--root={IN_GUEST}/deb", instance(unit)]
         told = guest.run(analyze, check=False)
         match = re.search(r"Overall exposure level for \S+: ([\d.]+)", told.stdout)
