@@ -72,7 +72,7 @@ def measure(deb: Path, starts: int, count: int, idle_s: float) -> dict[str, obje
             hospital.wait(hospital.offer())
             guest.wait_units("scaleoutd-runner.service", "StatusText=waits for tasks.*")
             samples = json.loads(guest.python(RUN, "instances", str(count), user="scaleoutd-runner", timeout_s=300).stdout)
-            time.sleep(3)  # the last instance's end, and the hospital's last look
+            time.sleep(3)  # the last instance is still ending
             rest = json.loads(guest.python(RUN, "rest", str(idle_s), timeout_s=idle_s + 60).stdout)
     steps = {name: spread(values) for name, values in samples.items()}
     met = {
