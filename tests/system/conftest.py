@@ -15,6 +15,8 @@ from tests.system.install import install_deb, install_tree
 from tests.system.machine import Machine
 
 BOOTED = "booted"
+FOLDER = Path(__file__).parent
+LIMIT_S = 1200
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +84,10 @@ def installed(container: Container, deb: Path) -> Container:
     """The module's container with the package installed by apt; nothing configured, nothing started."""
     install_deb(container, deb)
     return container
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """An emulated machine is some twenty times slower than this one, and shares its processors with it."""
+    for item in items:
+        if item.path.parent == FOLDER and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
