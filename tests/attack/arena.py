@@ -151,11 +151,14 @@ class Arena:
             "abstract_socket": abstract,
             "tcp_port": self._sockets[-1].getsockname()[1],
             "victim_pid": self._start_victim(),
-            "launcher_pid": self.client.process.pid,
+            "launcher_pid": self._launcher_pid(),
             "runner_pid": self._start_runner(),
             "handle_path": "/usr",
             "hostname": socket.gethostname(),
         }
+
+    def _launcher_pid(self) -> int:
+        return self.client.process.pid
 
     def _start_runner(self) -> int:
         """A process of ours that stands for the runner; this one may be number 1 of a pid namespace, as the step's own is."""

@@ -213,7 +213,17 @@ _simple(
     "write-proc-uid-map", "no control: needs a fresh user namespace", lambda _: Path("/proc/self/uid_map").write_text("0 0 1")
 )
 _simple("write-pid-1-oom", "root", lambda _: open("/proc/1/oom_score_adj", "r+b").close())
-_simple("write-cgroup", "root", lambda _: os.listdir("/sys/fs/cgroup"))
+_simple("write-cgroup", "no control: the machine's may be read-only", lambda _: _move_to_another_cgroup())
+_simple("read-cgroup", "root", lambda _: os.listdir("/sys/fs/cgroup"))
+
+
+def _move_to_another_cgroup() -> None:
+    """Opens the list of processes of the machine's own group, of version 2 or 1, for writing; nothing is written."""
+    for group in ("", "/memory"):
+        if os.path.exists(f"/sys/fs/cgroup{group}/cgroup.procs"):
+            os.close(os.open(f"/sys/fs/cgroup{group}/cgroup.procs", os.O_WRONLY))
+            return
+    raise OSError(errno.ENOENT, "no cgroup is in the view")
 
 
 def _rename_out(t: Targets) -> None:
@@ -334,6 +344,12 @@ _simple("kill-launcher", "root", lambda t: _kill(t["launcher_pid"]))
 _simple("kill-runner", "root", lambda t: _kill(t["runner_pid"]))
 _simple("tgkill-victim", "step", lambda t: syscall(number(234, 131), t["victim_pid"], t["victim_pid"], 0))
 _simple("pidfd-victim", "step", lambda t: os.pidfd_open(t["victim_pid"]))
+_simple(
+    "pidfd-signal-victim",
+    "step",
+    lambda t: syscall(number(424), os.pidfd_open(t["victim_pid"]), 0, 0, 0),
+)
+_simple("pidfd-getfd-victim", "root", lambda t: syscall(number(438), os.pidfd_open(t["victim_pid"]), 0, 0))
 _simple("ptrace-child", "step", lambda _: _ptrace_child())
 _simple("ptrace-pid-1", "root", lambda t: reach(number(101, 117), 16, t.get("trace_pid", 1), 0, 0))
 _simple("process-vm-readv", "root", lambda t: _vm_readv(t))

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every attempt of tests/attack again, from inside a step of the shipped unit, with its control outside in the same guest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.attack.attempts import ATTEMPTS, CONTROLS
+from tests.system.guest import Guest
+from tests.system.hospital import Hospital
+from tests.system.image import TREE
+from tests.system.promises import check_node, check_task
+from tests.system.unit_arena import IN_ANOTHER_SLOT, STORE
+
+PLACE = "/opt/attack"
+PROGRAMS = ("__init__.py", "step_client.py", "attack/__init__.py", "attack/arena.py", "attack/attempts.py",
+            "system/__init__.py", "system/unit_arena.py")  # fmt: skip
+
+# docs/sandbox.md, "Known limits".
+OPEN_IN_UNIT = {
+    "pidfd-victim",  # a number to wait on; to send a signal by it or to take a descriptor through it is refused
+    "read-cgroup",  # read-only: names of the machine's units; the launcher and libraries read limits there
+}
+PROCESSES = {f"read-{who}-{what}" for who in ("runner", "launcher") for what in ("environ", "mem", "maps", "fd", "cmdline")}
+NOT_IN_VIEW = PROCESSES | {
+    *("read-token", "read-key", "read-state", "read-policy", "read-project", "read-list-outside", "read-shadow"),
+    *("read-through-proc-1-root", "read-through-proc-cwd", "read-pid-1-environ", "read-pid-1-mem", "write-pid-1-oom"),
+    *("write-project", "write-outside", "chmod-outside", "utime-outside", "rename-out-of-scratch", "connect-unix-path"),
+    *(f"device-{name}" for name in ("kmsg", "mem", "vda", "fuse", "kvm", "loop-control", "vsock", "net-tun")),
+}
+# root of a container may not do these either; tests/attack has their controls outside of one.
+NO_CONTROL_IN_A_CONTAINER = {
+    "open-by-handle", "dmesg", "write-sysctl", "device-kmsg", "realtime", "swapon", "settimeofday", "acct", "quotactl",
+    "fanotify", "modify-ldt", "pidfd-getfd-victim",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def hospital(node: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    with Hospital(node, tmp_path_factory.mktemp("site")) as site:
+        site.bring()
+        site.start()
+        yield site
+
+
+@pytest.fixture(scope="module")
+def told(hospital: Hospital) -> dict[str, Any]:
+    """What the attacker's program saw."""
+    guest = hospital.guest
+    for name in PROGRAMS:
+        guest.write(f"{PLACE}/tests/{name}", Path(TREE, "tests", name).read_bytes())
+    runner = str(guest.main_pid("scaleoutd-runner.service"))
+    environment = {"PYTHONPATH": f"/usr/lib/scaleoutd:{PLACE}", "PYTHONDONTWRITEBYTECODE": "1"}
+    ran = guest.run(["/usr/bin/python3", "-m", "tests.system.unit_arena", runner], env=environment, timeout_s=180)
+    line = next(line for line in ran.stdout.splitlines() if line.startswith("TOLD "))
+    return dict(json.loads(line.removeprefix("TOLD ")))
+
+
+def through(told: dict[str, Any], kind: str) -> set[str]:
+    return {name for name, (outcome, _) in told["inside"][kind].items() if outcome not in ("denied", "killed")}
+
+
+def test_every_attempt_was_made_in_a_real_instance(told: dict[str, Any]) -> None:
+    assert told["ended"] == {"machine": "exited 0", "slot": "exited 0"}
+    assert told["inside"]["machine"].keys() == ATTEMPTS.keys() and len(ATTEMPTS) >= 142
+    assert told["inside"]["slot"].keys() == set(IN_ANOTHER_SLOT)
+
+
+def test_none_of_them_succeeds_but_what_the_document_names(told: dict[str, Any]) -> None:
+    succeeded = through(told, "machine")
+    assert succeeded == OPEN_IN_UNIT, {name: told["inside"]["machine"][name] for name in succeeded ^ OPEN_IN_UNIT}
+
+
+def test_none_reaches_what_is_another_slots(told: dict[str, Any]) -> None:
+    """These files and this socket are in the unit's view, so it is a permission that fails."""
+    assert not through(told, "slot")
+    assert {detail.split()[0] for _, detail in told["inside"]["slot"].values()} == {"EACCES"}
+
+
+def test_what_is_not_there_for_the_step_is_this_and_no_more(told: dict[str, Any]) -> None:
+    """All others were refused: their target was there to be reached."""
+    absent = {name for name, (_, detail) in told["inside"]["machine"].items() if detail.startswith("ENOENT")}
+    assert absent <= NOT_IN_VIEW, absent - NOT_IN_VIEW
+
+
+def test_the_controls_outside_succeed(told: dict[str, Any]) -> None:
+    controls = told["control"]["machine"]
+    assert controls.keys() == {name for name, who in CONTROLS.items() if who in ("root", "step")}
+    failed = {name: answer for name, answer in controls.items() if answer[0] != "allowed"}
+    assert failed.keys() <= NO_CONTROL_IN_A_CONTAINER, {name: failed[name] for name in failed.keys() - NO_CONTROL_IN_A_CONTAINER}
+    assert {outcome for outcome, _ in told["control"]["slot"].values()} == {"allowed"}
+
+
+def test_the_node_is_as_before(told: dict[str, Any], hospital: Hospital) -> None:
+    assert check_task(hospital, hospital.offer()) == "COMPLETED"
+    hospital.guest.run(f"rm -r {STORE}")  # the programs of the attack
+    check_node(hospital)
