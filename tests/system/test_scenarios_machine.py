@@ -23,6 +23,7 @@ def prepared(node_machine: Machine, tmp_path_factory: pytest.TempPathFactory) ->
         site.bring()
         site.start()
         site.offline()
+        node_machine.run("sync")  # what the tests wrote themselves is not to be lost with the power
         node_machine.keep(READY)
         yield site
 
