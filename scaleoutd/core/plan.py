@@ -37,6 +37,9 @@ OUTCOMES: tuple[Outcome, ...] = (
 # (ends at 2000200000) give out, and below 2^31.
 STEP_UID_BASE = 2_100_000_000
 
+# In the environment of a step unit: the digest of the policy that its drop-in was written for.
+POLICY_VARIABLE = "SCALEOUTD_POLICY_DIGEST"
+
 Task = Literal["train", "validate", "predict"]  # what a combiner may ask for
 Checked = Literal["train", "validate", "predict", "build"]  # what has a result that the gate reads
 StepKind = Literal["train", "validate", "predict", "build", "startup"]

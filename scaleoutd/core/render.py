@@ -23,13 +23,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from scaleoutd.core.plan import Bind
+from scaleoutd.core.plan import POLICY_VARIABLE, Bind
 from scaleoutd.core.policy import Policy
 from scaleoutd.core.records import Count
 from scaleoutd.errors import ConfigError
 
 MIB = 1 << 20
-DIGEST_VARIABLE = "SCALEOUTD_POLICY_DIGEST"
 CERTIFICATE_VARIABLE = "SCALEOUTD_CLIENT_CERTIFICATE"
 LOCK = "etc/scaleoutd/policy.lock"
 UNITS = "etc/systemd/system"
@@ -131,7 +130,7 @@ def _own(binds: Sequence[Bind]) -> list[Bind]:
 def _step(policy: Policy, facts: Facts, digest: str) -> bytes:
     limits = policy.limits
     lines = [
-        f"Environment={DIGEST_VARIABLE}={digest}",
+        f"Environment={POLICY_VARIABLE}={digest}",
         *_memory(limits.memory_bytes + _OWN_MEMORY_BYTES),
         f"TasksMax={limits.processes + _OWN_TASKS}",
         f"CPUQuota={100 * limits.cpus}%",

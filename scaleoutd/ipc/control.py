@@ -27,7 +27,6 @@ import os
 import pwd
 import select
 import socket
-import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +36,7 @@ from scaleoutd.core.records import Count, Name, Natural, Text
 from scaleoutd.core.strictjson import Json
 from scaleoutd.errors import LedgerError, PeerError, PolicyDeniedError, ScaleoutError
 from scaleoutd.ipc.channel import Channel, Received, Refused, message
+from scaleoutd.ipc.named import peer_of
 from scaleoutd.ipc.packets import Connection
 
 CALL_S = 5.0
@@ -133,8 +133,7 @@ class Operator:
     @classmethod
     def of(cls, connection: Connection) -> Operator:
         with socket.socket(fileno=os.dup(connection.fileno())) as sock:
-            data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        pid, uid, _ = struct.unpack("3i", data)
+            pid, uid, _ = peer_of(sock)
         return cls(uid, max(pid, 0), user_name(uid))
 
 

@@ -18,7 +18,6 @@ import os
 import select
 import signal
 import socket
-import struct
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,6 +29,7 @@ from scaleoutd.ipc.channel import PROTOCOL, Channel, Hello, Refused
 from scaleoutd.ipc.control import Control
 from scaleoutd.ipc.doors import ServerDoor
 from scaleoutd.ipc.messages import Append, AskFloors, Floors, Recorded
+from scaleoutd.ipc.named import peer_of
 from scaleoutd.ledger.config import LedgerConfig
 from scaleoutd.ledger.control import LedgerDesk
 from scaleoutd.ledger.recorder import Clock, Recorder, Request
@@ -213,5 +213,5 @@ class _Stop:
 def _uid_of(channel: Channel) -> int:
     """The user at the other end (unix(7), SO_PEERCRED); of an inherited pair the one who made it."""
     with socket.socket(fileno=os.dup(channel.fileno())) as sock:
-        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return int(uid) if uid >= 0 else 65_534
+        uid = peer_of(sock)[1]
+    return uid if uid >= 0 else 65_534

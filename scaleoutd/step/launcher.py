@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scaleoutd.core import records
-from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts, SandboxPlan
+from scaleoutd.core.plan import POLICY_VARIABLE, GateFacts, GateRules, ModelFacts, SandboxPlan
 from scaleoutd.errors import KernelSupportError, LaunchError, PeerError, ScaleoutError
 from scaleoutd.ipc.channel import Channel, Hello, Received, Refused
 from scaleoutd.ipc.packets import Connection
@@ -61,7 +61,6 @@ from scaleoutd.step import (
 from scaleoutd.step.landlock import Grant
 from scaleoutd.step.start import CONNECTION_FD
 
-POLICY_VARIABLE = "SCALEOUTD_POLICY_DIGEST"
 _REQUESTS = (Probe, Clean, Prepare, Inspect, Execute, Gate)
 
 
