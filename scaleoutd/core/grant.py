@@ -108,7 +108,7 @@ def authorize(policy: Policy, verified: VerifiedManifest, offer: Offer, now: Now
         backend=policy.backend,
         outcomes=policy.outcomes,
         limits=policy.limits.of_run(),
-        model=ModelRules(formats=policy.model_formats, max_bytes=policy.limits.model_bytes),
+        model=_model_rules(policy),
         environment_id=environment_id,
         environment=environment,
         data_sets=_data_sets(policy, manifest),
@@ -140,9 +140,15 @@ def authorize_build(policy: Policy, verified: VerifiedManifest, now: Now) -> Bui
         backend=policy.backend,
         outcomes=policy.outcomes,
         limits=policy.limits.of_run(),
-        model=ModelRules(formats=policy.model_formats, max_bytes=policy.limits.model_bytes),
+        model=_model_rules(policy),
         environment=_environment(policy, manifest)[1],
     )
+
+
+def _model_rules(policy: Policy) -> ModelRules:
+    """A model may be as large packed as unpacked: what a step reads is what counts, and nobody packs weights a hundredfold."""
+    most = policy.limits.model_bytes
+    return ModelRules(formats=policy.model_formats, max_bytes=most, max_inflated_bytes=most)
 
 
 def _check_binding(policy: Policy, policy_sha256: str, verified: VerifiedManifest) -> None:

@@ -43,7 +43,7 @@ class ProjectRule:
 
 @dataclass(frozen=True)
 class PolicyLimits:
-    """Limits of a run, and `model_bytes`, the largest model that is received."""
+    """Limits of a run, and `model_bytes`, the largest model that is received, as it comes and unpacked."""
 
     wall_clock_s: Positive = 3600
     cpu_s: Positive = 4 * 3600

@@ -2,9 +2,10 @@
 """ZIP archives, read strictly (PKWARE APPNOTE 6.3.10): one meaning, whoever reads.
 
 Refused beside damage: encrypted or otherwise compressed entries (only stored and deflated pass), duplicate names, names that
-are not plain text, entries that overlap or whose local header contradicts the directory, bytes between the directory and
-its end, several disks, more entries or inflated bytes than the caller allows.  The standard zipfile forgives most of these,
-and what two readers read differently, an attacker can use.
+are not plain text or that an extra field replaces (Info-ZIP's Unicode path), entries that overlap or whose local header
+contradicts the directory, bytes before, between or after entries that no entry has, a comment (it can hold a second end record),
+a ZIP64 end record that says another thing than the end record, several disks, more entries or inflated bytes than the caller
+allows.  The standard zipfile forgives most of these, and what two readers read differently, an attacker can use.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ STORED, DEFLATED = 0, 8
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _DATA_DESCRIPTOR = 0x8
 _UTF8 = 0x800
+_SIZES_AND_OFFSET = 1  # extra field 4.5.3
+_UNICODE_PATH = 0x7075  # extra field 4.6.9
+_BIG = 0xFFFFFFFF  # "see the ZIP64 field"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Archive:
         if total > max_inflated_bytes:
             raise refuse(f"the archive inflates to {total} bytes, at most {max_inflated_bytes} are read", "limit-model")
         self._starts = self._check_layout(start)
+        # In the order of the bytes: a deflated archive around this one is then inflated once, whatever the directory's order.
+        self.entries = {name: self.entries[name] for name in self._starts}
 
     def open(self, name: str) -> Source:
         """The inflated bytes of an entry."""
@@ -80,7 +86,7 @@ class Archive:
         if at < 0 or at + _END.size > len(tail):
             raise refuse("the archive has no end record; it is cut off")
         _, disk, disk_of, here, count, length, start, comment = _END.unpack_from(tail, at)
-        if at + _END.size + comment != len(tail):
+        if comment or at + _END.size != len(tail):
             raise refuse("the archive goes on after its end record")
         end = size - tail_bytes + at
         locator = end - _END64_LOCATOR.size
@@ -88,12 +94,16 @@ class Archive:
             _, disk, where, disks = _END64_LOCATOR.unpack(self._source.read_at(locator, _END64_LOCATOR.size))
             if disk or disks > 1 or where + _END64.size != locator:
                 raise refuse("the archive's ZIP64 end record is not where it must be")
+            short = (disk_of, here, count, length, start)
             signature, _, _, _, disk, disk_of, here, count, length, start = _END64.unpack(
                 self._source.read_at(where, _END64.size)
             )
             end = where
             if signature != b"PK\x06\x06":
                 raise refuse("the archive's ZIP64 end record is damaged")
+            long, marks = (disk_of, here, count, length, start), (0xFFFF, 0xFFFF, 0xFFFF, _BIG, _BIG)
+            if any(one not in (other, mark) for one, other, mark in zip(short, long, marks, strict=True)):
+                raise refuse("the archive's two end records contradict each other")
         if disk or disk_of or here != count:
             raise refuse("the archive is spread over several disks")
         if length > _MAX_DIRECTORY_BYTES or start + length > end:
@@ -125,27 +135,54 @@ class Archive:
         return entries
 
     def _check_layout(self, end: int) -> dict[str, int]:
-        """Where the data of each entry starts; local headers agree with the directory and nothing overlaps."""
+        """Where the data of each entry starts; local headers agree with the directory, and every byte belongs to one entry."""
         starts: dict[str, int] = {}
-        free_from = 0
+        free_from, before = 0, None
         for entry in sorted(self.entries.values(), key=lambda item: item.header_offset):
+            self._check_gap(before, free_from, entry.header_offset)
             if entry.header_offset < free_from or entry.header_offset + _LOCAL.size > end:
                 raise refuse(f"entry {entry.name!r} overlaps another or lies outside the archive")
-            fields = _LOCAL.unpack(self._source.read_at(entry.header_offset, _LOCAL.size))
-            signature, _, flags, method, _, _, crc, packed, size, name_len, extra_len = fields
-            start = entry.header_offset + _LOCAL.size + name_len + extra_len
-            name = _name_of(self._source.read_at(entry.header_offset + _LOCAL.size, name_len), flags)
-            same = signature == b"PK\x03\x04" and name == entry.name and method == entry.method and not flags & _ENCRYPTED
-            if not flags & _DATA_DESCRIPTOR:
-                small = packed != 0xFFFFFFFF and size != 0xFFFFFFFF
-                same &= crc == entry.crc and (not small or (packed, size) == (entry.compressed_bytes, entry.size_bytes))
-            if not same:
-                raise refuse(f"entry {entry.name!r} differs between the directory and its own header")
-            free_from = start + entry.compressed_bytes
+            start = self._check_header(entry)
+            free_from, before = start + entry.compressed_bytes, entry
             if free_from > end:
                 raise refuse(f"entry {entry.name!r} lies outside the archive")
             starts[entry.name] = start
+        self._check_gap(before, free_from, end)
         return starts
+
+    def _check_header(self, entry: Entry) -> int:
+        """Where the entry's data starts, its own header being what the directory says."""
+        at = entry.header_offset + _LOCAL.size
+        signature, _, flags, method, _, _, crc, packed, size, name_len, extra_len = _LOCAL.unpack(
+            self._source.read_at(entry.header_offset, _LOCAL.size)
+        )
+        name = _name_of(self._source.read_at(at, name_len), flags)
+        extra = self._source.read_at(at + name_len, extra_len)
+        same = signature == b"PK\x03\x04" and name == entry.name and method == entry.method
+        same &= not (flags ^ entry.flags) & (_ENCRYPTED | _UTF8 | _DATA_DESCRIPTOR)
+        size, packed, _ = _with_zip64(extra, size, packed, 0)
+        if not flags & _DATA_DESCRIPTOR:
+            same &= (crc, packed, size) == (entry.crc, entry.compressed_bytes, entry.size_bytes)
+        if not same:
+            raise refuse(f"entry {entry.name!r} differs between the directory and its own header")
+        return int(at + name_len + extra_len)
+
+    def _check_gap(self, entry: Entry | None, start: int, end: int) -> None:
+        """Between the data of `entry` and what comes next lies its data descriptor (4.3.9) when it has one, and nothing else.
+
+        A reader that goes from header to header, as one of a stream does, would find more there than the directory tells.
+        """
+        if entry is not None and entry.flags & _DATA_DESCRIPTOR:
+            short = struct.pack("<L2Q", entry.crc, entry.compressed_bytes, entry.size_bytes)
+            forms = [short]
+            if entry.compressed_bytes <= _BIG and entry.size_bytes <= _BIG:
+                forms.append(struct.pack("<3L", entry.crc, entry.compressed_bytes, entry.size_bytes))
+            forms += [b"PK\x07\x08" + form for form in forms]
+            if 0 <= end - start <= 24 and self._source.read_at(start, end - start) in forms:
+                return
+        elif end <= start:  # below: an overlap, which the caller names
+            return
+        raise refuse(f"the archive has {end - start} bytes from byte {start} that belong to no entry")
 
 
 def _name_of(raw: bytes, flags: int) -> str:
@@ -172,19 +209,23 @@ def _check_entry(name: str, flags: int, method: int, packed: int, size: int) -> 
 
 def _with_zip64(extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
     """Section 4.5.3: what does not fit in 32 bits stands in extra field 1, in this order."""
-    at = 0
+    at, seen = 0, False
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
         if at + 4 + length > len(extra):
             raise refuse("an entry's extra field is damaged")
-        if kind == 1:
+        if kind == _UNICODE_PATH:
+            raise refuse("an entry has a second name in an extra field")
+        if kind == _SIZES_AND_OFFSET:
+            if seen:
+                raise refuse("an entry has its sizes in two extra fields")
+            seen = True
             values = [value for (value,) in struct.iter_unpack("<Q", extra[at + 4 : at + 4 + length // 8 * 8])]
-            if size == 0xFFFFFFFF and values:
+            if size == _BIG and values:
                 size = values.pop(0)
-            if packed == 0xFFFFFFFF and values:
+            if packed == _BIG and values:
                 packed = values.pop(0)
-            if offset == 0xFFFFFFFF and values:
+            if offset == _BIG and values:
                 offset = values.pop(0)
-            return size, packed, offset
         at += 4 + length
     return size, packed, offset

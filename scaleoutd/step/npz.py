@@ -27,7 +27,8 @@ def read_arrays(archive: Archive) -> list[Array]:
     """The arrays of an npz archive."""
     result = []
     for name in archive.entries:
-        if not name.endswith(".npy"):
+        # numpy takes `a` and `a.npy` for the same name when it is asked for one of them.
+        if not name.endswith(".npy") or name.endswith(".npy.npy"):
             raise refuse(f"entry {name!r} of the npz archive is no array")
         result.append(read_array(name[: -len(".npy")], archive.open(name)))
     return result

@@ -108,6 +108,8 @@ class InflatedSource:
         extra = self._inflate(1)
         if extra or not self._decompressor.eof:
             raise refuse(f"a compressed part is longer than the {self.size} bytes it announces")
+        if self._decompressor.unused_data or self._consumed < self._source.size:
+            raise refuse("a compressed part goes on after its end")
 
     def _rewind(self, offset: int) -> None:
         before = [mark for mark in self._marks if mark[0] <= offset]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import pickletools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ from scaleoutd.step.source import Source, refuse
 _MAX_PICKLE_BYTES = 8 << 20
 _MAX_OPCODES = 2_000_000
 _MAX_DEPTH = 16
+_MAX_KEY_CHARS = 1024
+# A list may hold the same list twice, and that one another: what is short in the file is without end to whoever walks it.
+_MAX_ITEMS = 1_000_000
 
 _STORAGES: dict[str, tuple[str, int, FloatKind | None]] = {
     "FloatStorage": ("float32", 4, FLOATS["f4"]), "DoubleStorage": ("float64", 8, FLOATS["f8"]),
@@ -68,10 +71,14 @@ def read_arrays(archive: Archive) -> list[Array]:
     source = archive.open(pickles[0])
     if source.size > _MAX_PICKLE_BYTES:
         raise refuse(f"its pickle has {source.size} bytes, at most {_MAX_PICKLE_BYTES} are read", "limit-model")
-    value = _Machine().run(source.read_at(0, source.size))
-    tensors: dict[str, _Tensor] = {}
-    _flatten(value, "", tensors, 0)
-    return [_array(name, tensor, archive, root) for name, tensor in tensors.items()]
+    walk = _Walk()
+    walk.visit(_Machine().run(source.read_at(0, source.size)), "", 0)
+    used = {f"{root}data/{tensor.storage.key}" for tensor in walk.tensors.values()}
+    unused = [name for name in archive.entries if name.startswith(f"{root}data/") and name not in used]
+    if unused:
+        raise refuse(f"entry {unused[0]!r} holds numbers that no array has")
+    sources = {name: archive.open(name) for name in sorted(used & archive.entries.keys())}
+    return [_array(name, tensor, f"{root}data/{tensor.storage.key}", sources) for name, tensor in walk.tensors.items()]
 
 
 def _check_entries(archive: Archive, root: str) -> None:
@@ -85,28 +92,39 @@ def _check_entries(archive: Archive, root: str) -> None:
         raise refuse("the torch archive is not little-endian")
 
 
-def _array(name: str, tensor: _Tensor, archive: Archive, root: str) -> Array:
+def _array(name: str, tensor: _Tensor, entry: str, sources: Mapping[str, Source]) -> Array:
     dtype, width, kind = _STORAGES[tensor.storage.kind]
-    entry = f"{root}data/{tensor.storage.key}"
-    if entry not in archive.entries:
+    if entry not in sources:
         raise refuse(f"array {name!r} has its numbers in {entry!r}, which is not there")
-    source: Source = archive.open(entry)
+    source = sources[entry]
     if source.size != tensor.storage.elements * width:
         raise refuse(f"array {name!r} has {source.size} bytes of numbers, expected {tensor.storage.elements * width}")
     return Array(name, dtype, tensor.shape, source, 0, source.size, kind)
 
 
-def _flatten(value: Any, path: str, tensors: dict[str, _Tensor], depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise refuse("its dictionaries are nested too deep")
-    if isinstance(value, _Tensor):
-        tensors[path] = value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _flatten(item, f"{path}.{key}" if path else str(key), tensors, depth + 1)
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            _flatten(item, f"{path}[{index}]", tensors, depth + 1)
+class _Walk:
+    """All tensors below a value, by a path that no two of them share."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, _Tensor] = {}
+        self._items = 0
+
+    def visit(self, value: Any, path: str, depth: int) -> None:
+        self._items += 1
+        if depth > _MAX_DEPTH:
+            raise refuse("its dictionaries are nested too deep")
+        if self._items > _MAX_ITEMS:
+            raise refuse(f"its dictionaries have more than {_MAX_ITEMS} items", "limit-model")
+        if isinstance(value, _Tensor):
+            if path in self.tensors:
+                raise refuse(f"two arrays have the name {path[:120]!r}")
+            self.tensors[path] = value
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                self.visit(item, f"{path}.{key}" if path else str(key), depth + 1)
+        elif isinstance(value, list | tuple):
+            for index, item in enumerate(value):
+                self.visit(item, f"{path}[{index}]", depth + 1)
 
 
 class _Machine:
@@ -190,6 +208,8 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, str | int):
                 raise ValueError("a key is neither a string nor an integer")
+            if isinstance(key, str) and len(key) > _MAX_KEY_CHARS:
+                raise ValueError("a key is too long")
             self._stack[-1][key] = value
 
     def _global(self, argument: str) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 from tests.attack.arena import Answer, Arena
 from tests.attack.attempts import ATTEMPTS, CONTROLS
+from tests.attack.gate import answer
+from tests.attack.hostile_models import MODELS
 from tests.attack.test_attempts import OPEN_IN_INNER
+from tests.step_client import StepClient
 
 _WIDTH = 26
 
@@ -34,7 +39,22 @@ def main() -> int:
             arena.close()
     print(f"\n{len(ATTEMPTS)} attempts, went through unexpectedly: " + ", ".join(f"{mode} {through[mode]}" for mode in modes))
     print("inner (no namespaces) leaves open, and says so in its probe: " + ", ".join(sorted(OPEN_IN_INNER)))
-    return 1 if any(through.values()) else 0
+    return 1 if _hostile_models() or any(through.values()) else 0
+
+
+def _hostile_models() -> int:
+    """The table of hostile models and updates; how many were taken, or did nothing to a careless reader either."""
+    bad = 0
+    print(f"\n{'hostile model or update':50}{'a careless reader':{_WIDTH}}gate")
+    with StepClient() as client, tempfile.TemporaryDirectory() as folder:
+        for number, row in enumerate(MODELS):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            fooled, found = row.naive(row.data), answer(client, row, place)
+            bad += found != row.code or not fooled
+            print(f"{row.attack:50}{'is taken in' if fooled else 'IS NOT TAKEN IN':{_WIDTH}}{found}")
+    print(f"\n{len(MODELS)} hostile models and updates, unexpected: {bad}")
+    return bad
 
 
 def _control(arena: Arena, name: str) -> str:
