@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scaleoutd.devcombiner.server import DevCombiner
+from tests.child import end
 from tests.e2e.site import ROOT, Project
 
 KIB = 1024
@@ -66,18 +67,8 @@ class Side:
             )  # fmt: skip
         if not self.combiner.board.wait_until(lambda: bool(self.combiner.board.connected()), 60):
             process.terminate()
-            raise SystemExit(f"{self.name} did not connect: {(self.folder / 'log').read_text()[-2000:]}")
+            raise SystemExit(f"{self.name} did not connect: {self.log.read_text()[-2000:]}")
         return process, time.monotonic() - began
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    """With SIGTERM; the official client may miss it when it has only just connected."""
-    process.terminate()
-    try:
-        process.wait(8)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def below(pid: int) -> list[int]:

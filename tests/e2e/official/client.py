@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scaleoutd.devcombiner.server import DevCombiner
+from tests.child import ended
 
 
 @contextmanager
@@ -31,14 +32,8 @@ def official_client(
     environment |= {key: value for key, value in os.environ.items() if key.startswith("OPENBLAS_")}
     command = [str(bin_folder / "scaleout"), "client", "start", "--api-url", combiner.api_url, "--name", name, *more]
     command += ["--token", combiner.mint_enrollment(), "--disable-managed-env"]
-    with open(folder / "client.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with (
+        open(folder / "client.log", "wb") as log,
+        ended(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)) as process,
+    ):
+        yield process

@@ -11,13 +11,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.server import DevCombiner
+from tests.child import ended
 
 PROJECT = Path(__file__).parent / "project"
 SEED = {"0": flat("f4", (2, 2), [0.0, 1.0, 2.0, 3.0]), "1": flat("f8", (1,), [0.5])}
@@ -48,22 +49,9 @@ def start_client(official_bin: Path, tmp_path: Path) -> Iterator[StartClient]:
             environment |= {key: value for key, value in os.environ.items() if key.startswith("OPENBLAS_")}
             log = stack.enter_context(open(folder / "client.log", "wb"))
             command = [str(official_bin / "scaleout"), *arguments, "--name", name]
-            return stack.enter_context(_ended(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)))
+            return stack.enter_context(ended(subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)))
 
         yield start
-
-
-@contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def test_two_official_clients_complete_two_rounds_and_the_average_is_exact(start_client: StartClient, tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The end of a child process that a test or a benchmark started."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def end(process: subprocess.Popen[bytes], patience_s: float = 10) -> None:
+    """SIGTERM, and SIGKILL if it is still there after `patience_s` (the official client misses one while it connects)."""
+    process.terminate()
+    try:
+        process.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """`process`, which is over when the block is left."""
+    try:
+        yield process
+    finally:
+        end(process)
