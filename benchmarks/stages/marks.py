@@ -149,8 +149,9 @@ def read(folder: Path) -> Iterator[Span]:
 def main() -> int:
     """Starts the node; a launcher that takes this module must not load what is imported here."""
     rooms: Any = importlib.import_module("scaleoutd.cli.rooms")
+    launchers: Any = importlib.import_module("scaleoutd.cli.launchers")
     folder, *arguments = sys.argv[1:]
-    start_room, start_launcher = rooms.room_command, rooms.launcher_command
+    start_room, start_template = rooms.room_command, launchers.template_command
 
     def with_marks(command: list[str], room: str) -> list[str]:
         load = f"import sys; sys.path.insert(0, {ROOT!r}); from benchmarks.stages.marks import install"
@@ -159,7 +160,7 @@ def main() -> int:
         return [*command[:place], before + command[place], *command[place + 1 :]]
 
     rooms.room_command = lambda room, given: with_marks(start_room(room, given), room)
-    rooms.launcher_command = lambda python: with_marks(start_launcher(python), "step")
+    launchers.template_command = lambda python: with_marks(start_template(python), "step")
     sys.argv[1:] = arguments
     importlib.import_module("scaleoutd.cli.scaleoutd").main()
     return 0

@@ -6,7 +6,7 @@ holds no connection itself, and decides nothing but who may talk to whom (scaleo
 
     room ──Open──▶ parent ──Opened + end──▶ room            one socket pair a room, for what it asks
     parent ──Opened + end──▶ room                           one socket pair a server room, for who comes in
-    parent ──fork, exec──▶ a launcher, descriptor 3         for each connection to "step"
+    parent ──Launch + end──▶ template ──fork──▶ launcher    for each connection to "step" (launchers.py)
 
 A room that dies is started again after a pause that grows; whoever was connected to it sees the end of the connection and
 asks for a new one.  When the parent dies, by whatever, every room reads the end of its door and ends.
@@ -24,11 +24,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scaleoutd.cli.launchers import Launchers
 from scaleoutd.errors import PeerError, ScaleoutError
 from scaleoutd.ipc.channel import Channel, Refused
 from scaleoutd.ipc.doors import ALLOWED_WAYS, AskToSign, Open, Opened, Ready, SignedNow, TaskEnded
 from scaleoutd.ipc.packets import Connection
-from scaleoutd.step.start import launcher_command
 
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent.parent
 PRIVATE = PACKAGE_ROOT / "site"  # libraries of an installed node, which no folder of Python's knows
@@ -102,7 +102,7 @@ class Rooms:
     def __post_init__(self) -> None:
         self._rooms = {spec.name: _Room(spec) for spec in self.specs}
         self._selector = selectors.DefaultSelector()
-        self._launchers: set[int] = set()
+        self._launchers = Launchers()
         self._stopping = False
         self._starting = False
         self.hurry = False  # set it, for example in a signal handler: what is being ended is killed at once
@@ -186,18 +186,14 @@ class Rooms:
                 room.process.kill()
                 room.process.wait()
                 self._forget(room)
-        deadline = time.monotonic() + 2
-        while self._launchers and time.monotonic() < deadline:
-            self._reap_launchers()
-            time.sleep(0.005)
-        for pid in self._launchers:
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+        self._launchers.stop()
         self._selector.close()
 
     # --- doors ------------------------------------------------------------------------------------------------
 
     def _start(self, room: _Room) -> None:
+        if room.spec.name == "runner":
+            self._launchers.warm()  # beside the runner's own start
         passed: list[int] = []
         arguments = list(room.spec.arguments)
         asks, room_asks = Connection.pair() if room.spec.client else (None, None)
@@ -304,7 +300,7 @@ class Rooms:
         left, right = Connection.pair()
         try:
             if wanted == "step":
-                self._launch(right)
+                self._launchers.launch(right)
             else:
                 target = self._rooms[wanted]
                 if target.gives is None or not target.ready:
@@ -317,28 +313,10 @@ class Rooms:
         right.close()
         return Channel(left, wanted)
 
-    def _launch(self, end: Connection) -> None:
-        """Starts a step instance for one connection, as systemd does with Accept=yes."""
-
-        # Descriptor 3 is fixed, so that the launcher needs no argument that names one.
-        command = launcher_command(sys.executable)
-        self._launchers.add(
-            os.posix_spawn(
-                command[0],
-                command,
-                {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, end.fileno(), 3),
-                ],
-                setpgroup=0,
-            )
-        )
-
     # --- children ---------------------------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        self._reap_launchers()
+        self._launchers.reap()
         for room in self._rooms.values():
             if room.process is None or room.process.poll() is None:
                 continue
@@ -354,9 +332,6 @@ class Rooms:
             room.again_s = time.monotonic() + room.pause_s
             room.pause_s = min(MAX_PAUSE_S, room.pause_s * 2)
             self.on_event(room.spec.name, "restarting")
-
-    def _reap_launchers(self) -> None:
-        self._launchers = {pid for pid in self._launchers if os.waitpid(pid, os.WNOHANG)[0] == 0}
 
     def _forget(self, room: _Room) -> None:
         for channel in (room.asks, room.gives):

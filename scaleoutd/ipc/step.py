@@ -26,6 +26,12 @@ TRAIN_METADATA = "out/model.npz-metadata"
 RESULT_OUTPUT = "out/result.json"
 
 
+@message("launch")
+@dataclass(frozen=True)
+class Launch:
+    """To a template, from the parent of the rooms, with one descriptor: be a launcher for this connection.  Unanswered."""
+
+
 @message("probe")
 @dataclass(frozen=True)
 class Probe:

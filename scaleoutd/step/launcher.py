@@ -61,7 +61,7 @@ from scaleoutd.step import (
 from scaleoutd.step.landlock import Grant
 from scaleoutd.step.start import CONNECTION_FD
 
-_REQUESTS = (Probe, Clean, Prepare, Inspect, Execute, Gate)
+REQUESTS = (Probe, Clean, Prepare, Inspect, Execute, Gate)
 
 
 class Launcher:
@@ -69,7 +69,7 @@ class Launcher:
 
     def __init__(self, channel: Channel, unit: bool = False) -> None:
         self._channel, self._unit = channel, unit
-        self._filters = seccomp.load()
+        self._filters = filters()
         self._abi = min(syscalls.landlock_abi(), 7)
         self._namespaces_error = None if unit else _prepare_namespaces()
         self._scratch: tuple[str, confine.Identity] | None = None
@@ -86,7 +86,7 @@ class Launcher:
             self._channel.greet("step", {"filter": self._filters.step_sha256} | ({"policy": policy} if policy else {}))
             self._warm_up()
             while True:
-                received = self._channel.receive(*_REQUESTS)
+                received = self._channel.receive(*REQUESTS)
                 try:
                     self._answer(received)
                 finally:
@@ -110,7 +110,7 @@ class Launcher:
         """What takes time and needs nobody: after the hello, while the runner proves the project."""
         if not self._unit:
             self._group.enter(f"{limits.GROUP_PREFIX}{os.getpid()}")
-        records.learn(Hello, *_REQUESTS)
+        records.learn(Hello, *REQUESTS)  # done already in the launcher of a template
 
     def _answer(self, received: Received) -> None:
         handlers: dict[type[Any], Callable[[Received], None]] = {
@@ -345,6 +345,12 @@ def _renew() -> tuple[dict[str, Any], tuple[int, ...]]:
 def _empty() -> tuple[dict[str, Any], tuple[int, ...]]:
     scratch.empty(".")
     return {}, ()
+
+
+@functools.cache
+def filters() -> seccomp.Filters:
+    """Read once; a template has read them for its launchers."""
+    return seccomp.load()
 
 
 def _prepare_namespaces() -> KernelSupportError | None:

@@ -11,10 +11,19 @@ import os
 
 CONNECTION_FD = 3
 
-_PROGRAM = "import sys; sys.path.insert(0, {root!r}); from scaleoutd.step.launcher import main; main()"
+_PROGRAM = "import sys; sys.path.insert(0, {root!r}); from scaleoutd.step.{module} import main; main()"
 
 
 def launcher_command(python: str) -> list[str]:
-    """The argument vector: isolated (-I), without site packages (-S), writing no byte code (-B)."""
+    """The argument vector of a launcher: isolated (-I), without site packages (-S), writing no byte code (-B)."""
+    return _command(python, "launcher")
+
+
+def template_command(python: str) -> list[str]:
+    """That of a template (template.py), which forks launchers; its descriptor 3 is the connection to its starter."""
+    return _command(python, "template")
+
+
+def _command(python: str, module: str) -> list[str]:
     root = os.path.realpath(__file__).rsplit("/", 3)[0]
-    return [python, "-I", "-S", "-B", "-c", _PROGRAM.format(root=root)]
+    return [python, "-I", "-S", "-B", "-c", _PROGRAM.format(root=root, module=module)]

@@ -202,7 +202,7 @@ class NodeProcess:
                 for room in ("agent", "runner", "ledger"):
                     if f"scaleoutd.{room}.__main__" in command:
                         found[room] = int(entry.name)
-                if "scaleoutd.step.launcher" in command:
+                if "scaleoutd.step.template" in command:
                     found["step"] = int(entry.name)
         return found
 

@@ -123,7 +123,8 @@ def wanted(site: Site, node: NodeProcess, listening: Listening) -> dict[str, Any
     """What the probe shall try: everything that the node has."""
     words = list(node.arguments)
     named = [words[words.index(option) + 1] for option in ("--key", "--cert", "--ca", "--policy")]
-    kept = [str(path) for path in site.state.rglob("*") if path.is_file() and not {"store", "spool"} & set(path.parts)]
+    goes = {"store", "spool", "scratch"}  # the project itself, and what goes with its task
+    kept = [str(path) for path in site.state.rglob("*") if path.is_file() and not goes & set(path.parts)]
     of_project = [str(path) for path in site.project.folder.iterdir()]
     rooms = node.children()
     assert set(rooms) >= {"agent", "runner", "ledger"}

@@ -138,16 +138,25 @@ class FaultNode(NodeProcess):
         return [*self.around, sys.executable, "-m", "tests.fault.parent", str(self.points), "client", "start", *self.arguments]
 
     def launchers(self) -> list[int]:
-        """Step instances of this node, the spare included."""
+        """Step instances, the spare included: what a template has forked, also one that is dead."""
+        alive = {pid: (parent, command) for pid, parent, command in processes()}
+        of_step = {pid for pid, (_, command) in alive.items() if "scaleoutd.step" in command}
+        templates = set(self.templates())
+        return [pid for pid in of_step - templates if alive[pid][0] in templates or alive[pid][0] not in of_step]
+
+    def templates(self) -> list[int]:
+        """What forks the step instances."""
         return [pid for pid, parent, command in processes() if parent == self.process.pid and "scaleoutd.step" in command]
 
     def _pids(self, victim: str) -> list[int]:
         if victim == "parent":
             return [self.process.pid]
+        if victim == "template":
+            return self.templates()
         return self.launchers() if victim == "step" else [pid for room, pid in self.children().items() if room == victim]
 
     def kill(self, victim: str) -> None:
-        """kill -9 of a room, of every step instance (`step`), or of the parent; returns when it is dead."""
+        """kill -9: a room, each step instance (`step`), what forks them (`template`), or the parent; returns when it is dead."""
         wait_for(lambda: self._pids(victim), lambda: f"there is no {victim} to kill\n{self.text}")  # it may be on its way back
         pids = self._pids(victim)
         for pid in pids:

@@ -2,8 +2,8 @@
 """kill -9 of each process at each stage of "The way of a task" (DESIGN.md section 2): the task ends, on record, once.
 
 A case is (victim, where): `room.point` is a point of points.py at which that room stands still, `combiner.point` one of
-HeldCombiner; the victim is killed while it, or the other, stands there.  `step` are the step instances, `parent` is
-`scaleoutd client start` itself, which the test starts again with the same state.
+HeldCombiner; the victim is killed while it, or the other, stands there.  `step` are the step instances, `template` is
+what forks them, `parent` is `scaleoutd client start` itself, which the test starts again with the same state.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ BEFORE_THE_RUN = [
     ("runner", "runner.received"),
     ("runner", "runner.inspect"),
     ("step", "runner.inspect"),
+    ("template", "runner.inspect"),
     ("runner", "runner.inspected"),
 ]
 # About to run, or running: what began is on record as interrupted, and the next is attempt 2.
@@ -52,8 +53,9 @@ IN_THE_RUN = [
     ("runner", "runner.outbox-half"),
     ("runner", "runner.outbox-written"),
 ]
-# The ledger dies while others wait for it, or do not need it just then: one attempt.
+# The ledger dies while others wait for it, or do not need it just then: one attempt.  The template's launchers do not need it.
 LEDGER = [
+    ("template", EXECUTE),
     ("ledger", "ledger.write-run-about-to-start"),
     ("ledger", "ledger.torn-run-about-to-start"),
     ("ledger", "ledger.wrote-run-about-to-start"),

@@ -12,7 +12,7 @@ from tests.fault.invariants import check_node, check_task
 from tests.fault.node import LARGE, SMALL, FaultSite
 
 KILLS = 6
-VICTIMS = ("agent", "runner", "ledger", "step", "parent")
+VICTIMS = ("agent", "runner", "ledger", "step", "template", "parent")
 LONGEST_PAUSE_S = 0.4  # about as long as a task takes
 ARRIVAL_S = 10.0  # to restart and to poll some dozen times
 
