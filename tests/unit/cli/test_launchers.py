@@ -133,7 +133,9 @@ def test_a_template_is_replaced_before_too_many_share_its_addresses(own: Own, mo
         assert third != first
     channels[0].close()
     channels[1].close()
-    eventually(lambda: (own.reap(), own.templates == [new])[1])  # the old one goes with its last launcher
+    os.waitid(os.P_PID, old, os.WEXITED | os.WNOWAIT)  # the old one goes with its last launcher
+    own.reap()
+    assert own.templates == [new]
     channels[2].close()
 
 
