@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 
+from scaleoutd.cli import trailwalk
 from scaleoutd.cli.nodestate import newest_node
 from scaleoutd.cli.terminal import escape
 from scaleoutd.cli.trailtail import TrailEnd
@@ -30,6 +31,7 @@ from scaleoutd.errors import ConfigError, FormatError
 BROKEN = 65  # EX_DATAERR
 MAX_KEY_BYTES = 4096
 POLL_S = 0.3
+_TORN = "{} ends in the middle of a line: a crash, or it is being written"
 
 FOLDER = click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 FILES = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -132,7 +134,13 @@ def verify_folder(folder: Path, keys: Sequence[Path] = (), witnessed: Sequence[P
     notes = _notes(folder / "checkpoints", warnings)
     for path in witnessed:
         notes += _notes(path, warnings)
-    verdict = trail.verify(_lines(folder, warnings), notes, trusted or beside[:1], [*trusted, *beside])
+    walk = trail.Walk(notes, trusted or beside[:1], [*trusted, *beside])
+
+    def torn(path: Path) -> None:
+        warnings.append(_TORN.format(path.name))
+
+    parts = trailwalk.stretches(_segments(folder), torn)
+    verdict = walk.judge(lambda: trailwalk.walk(walk, parts))
     if verdict.ok and verdict.signed_size < verdict.size:
         warnings.append(f"{verdict.size - verdict.signed_size} events at the end are not under a signature yet")
     return verdict, warnings
@@ -233,7 +241,7 @@ def _short(value: object) -> str:
 # --- files --------------------------------------------------------------------------------------------------------
 
 
-def _lines(folder: Path, warnings: list[str]) -> Iterator[bytes]:
+def _segments(folder: Path) -> list[Path]:
     segments = sorted(folder.glob("[0-9]*.jsonl"))
     if not segments and not (folder / "checkpoints").exists():
         raise ConfigError(
@@ -241,11 +249,15 @@ def _lines(folder: Path, warnings: list[str]) -> Iterator[bytes]:
             code="config-missing",
             hint="Name the folder of the ledger or a copy of it.",
         )
-    for path in segments:
+    return segments
+
+
+def _lines(folder: Path, warnings: list[str]) -> Iterator[bytes]:
+    for path in _segments(folder):
         with storage_errors(f"read {path}"), path.open("rb") as file:
             for line in file:
                 if not line.endswith(b"\n"):
-                    warnings.append(f"{path.name} ends in the middle of a line: a crash, or it is being written")
+                    warnings.append(_TORN.format(path.name))
                     break
                 yield line[:-1]
 

@@ -291,3 +291,32 @@ def test_events_behind_the_last_checkpoint_are_reported_as_not_signed() -> None:
     forge.work(5)
     verdict = forge.verify()
     assert verdict.ok and (verdict.signed_size, verdict.size) == (6, 11)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("plain", True), ("caf\u00e9 \u2713", True), ("\x7f", True), ("\x01\n\t\"\\", True), ("\\u0041", True),
+     ("A", False), ("\u00e9", False), ("/", False)],
+)  # fmt: skip
+def test_a_line_has_one_form_of_each_text(text: str, kept: bool) -> None:
+    """RFC 8785: `kept` texts stand in their one form; the others as an escape that another reader would take as well."""
+    forge = Forge()
+    forge.add("computed", "runner", run="r1", kind=text)
+    line = forge.lines[-1]
+    if not kept:
+        escaped = "\\/" if text == "/" else f"\\u{ord(text):04x}"
+        before = f'"kind":"{text}"'.encode()
+        assert before in line
+        unsealed = chain._SEALED.sub(rb"\1", line).replace(before, f'"kind":"{escaped}"'.encode())
+        line = chain.seal(unsealed)[0]
+        assert chain.unseal(line) is not None and len({*(chain.unseal(line) or ())}) == 1  # control: the fingerprint fits
+    assert (trail.read_line(line) is not None) == kept
+
+
+@pytest.mark.parametrize(("number", "kept"), [(2**53 - 1, True), (2**53, False), (10**17, False), (10**40, False)])
+def test_an_integer_that_readers_would_round_is_no_event(number: int, kept: bool) -> None:
+    forge = Forge()
+    forge.add("computed", "runner", run="r1", size_bytes=7)
+    unsealed = chain._SEALED.sub(rb"\1", forge.lines[-1])
+    line = chain.seal(unsealed.replace(b'"size_bytes":7', b'"size_bytes":%d' % number))[0]
+    assert (trail.read_line(line) is not None) == kept
