@@ -7,9 +7,8 @@ As root, with what tools/setup.sh system and package install: the package is bui
 systemd-nspawn container, brought to a running node by the five commands of tests/system/hospital.py, connected over mTLS to a
 combiner in this process, with the intervals that a node has by default.
 
-Exposure is systemd-analyze's score of the package's unit files as systemd has loaded them, before anything is configured, and
-again with the drop-ins of `policy apply`; both must keep the bar.  --offline on the same files is shown beside them: it misses
-PrivateMounts=, which loaded units have by PrivateTmp= and its like.
+Exposure is systemd-analyze's score three times, and each must keep the bar: --offline of the unit files in the package, of the
+same as systemd has loaded them before anything is configured, and with the drop-ins of `policy apply`.
 
 A start is from `systemctl start scaleoutd` on a node that is stopped, sockets too, to the command's return (READY of every room)
 and to the combiner's first sight of the node.
@@ -62,12 +61,12 @@ print(began, time.monotonic())
 def measure(deb: Path, starts: int, count: int, idle_s: float) -> dict[str, object]:
     with Container() as guest, tempfile.TemporaryDirectory(prefix="bench-service-") as folder:
         install_deb(guest, deb)
-        offline, in_package = exposures_of_files(guest, deb), exposures(guest)
+        exposure = {"exposure_offline": exposures_of_files(guest, deb), "exposure_loaded": exposures(guest)}
         guest.write(f"{IN_GUEST}/installed.py", MEASURED.read_bytes())
         with Hospital(guest, Path(folder, "site")) as hospital:
             hospital.bring()
             guest.run(["rm", f"{ETC}/scaleoutd.d/50-quick.yaml"])
-            with_policy = exposures(guest)
+            exposure["exposure_loaded_with_policy"] = exposures(guest)
             ready_s, connected_s = start_often(hospital, starts)
             hospital.wait(hospital.offer())
             guest.wait_units("scaleoutd-runner.service", "StatusText=waits for tasks.*")
@@ -76,7 +75,7 @@ def measure(deb: Path, starts: int, count: int, idle_s: float) -> dict[str, obje
             rest = json.loads(guest.python(RUN, "rest", str(idle_s), timeout_s=idle_s + 60).stdout)
     steps = {name: spread(values) for name, values in samples.items()}
     met = {
-        **{f"exposure {unit} <= {bar}": max(in_package[unit], with_policy[unit]) <= bar for unit, bar in EXPOSURE_BARS.items()},
+        **{f"exposure {unit} <= {bar}": max(of[unit] for of in exposure.values()) <= bar for unit, bar in EXPOSURE_BARS.items()},
         f"warm_request_to_exec_ms <= {WARM_BAR_MS}": steps["warm_request_to_exec_ms"]["p50"] <= WARM_BAR_MS,
         f"prepared_request_to_exec_ms <= {WARM_BAR_MS}": steps["prepared_request_to_exec_ms"]["p50"] <= WARM_BAR_MS,
         f"sum of pss_mib <= {PSS_BAR_MIB}": rest["sum"]["pss_mib"] <= PSS_BAR_MIB,
@@ -87,9 +86,7 @@ def measure(deb: Path, starts: int, count: int, idle_s: float) -> dict[str, obje
         "n_starts": starts,
         "n_steps": count,
         "idle_s": idle_s,
-        "exposure_in_deb": in_package,
-        "exposure_with_policy": with_policy,
-        "exposure_in_deb_offline": offline,
+        **exposure,
         "start_to_ready_s": spread(ready_s),
         "start_to_connected_s": spread(connected_s),
         **steps,

@@ -63,8 +63,8 @@ def programs(tree: Path) -> Iterator[Item]:
     start = tree / "packaging/start"
     yield Item(f"{HOME}/room", start / "room", PROGRAM)
     yield Item(f"{HOME}/renew", start / "renew", PROGRAM)
-    for path in files_below(tree / "packaging/view"):  # of the step's /etc
-        yield Item(f"{HOME}/view/{path.name}", path)
+    for path in files_below(tree / "packaging/view"):  # of the step's /etc, and places for mounts in its /sys
+        yield Item(f"{HOME}/view/{path.relative_to(tree / 'packaging/view')}", path)
     yield Item("usr/bin/scaleoutd", start / "scaleoutd", PROGRAM)
     yield Item("usr/bin/scaleoutctl", start / "scaleoutctl", PROGRAM)
 

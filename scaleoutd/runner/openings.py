@@ -20,8 +20,8 @@ MEANING: Mapping[Outcome, str] = {
     "no-survivor": "a process that a step leaves may outlive it",
 }
 ALWAYS_OPEN = (
-    "without a view of its own a step sees which files there are, though not what is in them; it has no /dev/shm, so that"
-    " worker processes that share memory do not start"
+    "without a view of its own a step sees which files there are, though not what is in them; it can change on which"
+    " processors your other programs run; it has no /dev/shm, so that worker processes that share memory do not start"
 )
 
 

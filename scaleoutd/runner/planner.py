@@ -168,11 +168,13 @@ def _environment(given: PlanInputs, inner: bool, project: str) -> dict[str, str]
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONNOUSERSITE": "1",
-        # Libraries count processors, not quotas; more threads than the quota only thrash.
+        # Libraries count processors, not quotas (a step sees no cgroup); more threads than the quota only thrash.
         "OMP_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "NUMEXPR_NUM_THREADS": threads,
+        "LOKY_MAX_CPU_COUNT": threads,
+        "PYTHON_CPU_COUNT": threads,
         "SCALEOUTD_TASK": given.task,
         "SCALEOUTD_RUN": given.run,
     }

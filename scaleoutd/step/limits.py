@@ -188,24 +188,27 @@ def _write(path: str, value: int) -> None:
 
 
 def _own_groups() -> dict[str, str]:
-    """Controller → folder of this process's own group; the unified hierarchy has the name ""."""
-    mounts: dict[str, str] = {}
+    """Controller → folder of this process's own group; the unified hierarchy has the name "".
+
+    A mount may show a part of a hierarchy: all of it on a host, its own group alone in a unit's view.
+    """
+    mounts: dict[str, list[tuple[str, str]]] = {}
     with open("/proc/self/mountinfo") as file:
         for line in file:
             before, _, after = line.partition(" - ")
             kind, _, options = after.split(" ", 2)
-            fields = before.split(" ")
-            if kind == "cgroup" and fields[3] == "/":
-                mounts.update(dict.fromkeys(options.strip().split(","), fields[4]))
-            elif kind == "cgroup2" and fields[3] == "/":
-                mounts[""] = fields[4]
+            root, target = before.split(" ")[3:5]
+            if kind in ("cgroup", "cgroup2"):
+                for controller in options.strip().split(",") if kind == "cgroup" else ("",):
+                    mounts.setdefault(controller, []).append((root.rstrip("/"), target))
     result: dict[str, str] = {}
     with open("/proc/self/cgroup") as file:
         for line in file:
             _, controllers, path = line.strip().split(":", 2)
             for controller in controllers.split(","):
-                if controller in mounts:
-                    result[controller] = mounts[controller] + path.rstrip("/")
+                for root, target in mounts.get(controller, ()):
+                    if f"{path}/".startswith(f"{root}/"):
+                        result[controller] = target + path.rstrip("/")[len(root) :]
     return result
 
 

@@ -110,7 +110,7 @@ def of_unit(plan: SandboxPlan) -> View:
 
     Nothing may be listed but that part: a right to list / would be one for the data sets of other tasks.
     """
-    grants = [Grant("/proc", "read"), Grant("/etc", "read"), Grant("/sys", "read")]
+    grants = [Grant("/proc", "read"), Grant("/etc", "read"), *(Grant(path, "read") for path in TOPOLOGY)]
     grants += [Grant(bind.source, "execute" if bind.executable else "read") for bind in plan.binds]
     grants += [Grant(device, "device") for device in DEVICES]
     grants += [Grant(path, "write") for path in (plan.scratch, "/tmp", "/dev/shm")]  # noqa: S108

@@ -17,8 +17,6 @@ OPEN_IN_INNER = {
     "connect-unix-path",  # Landlock stops connect() to a path from ABI 9 on
     "chmod-outside",
     "utime-outside",
-    "priority-of-victim",
-    "pidfd-victim",
 }
 
 

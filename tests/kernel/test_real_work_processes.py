@@ -53,6 +53,37 @@ if __name__ == "__main__":
         child.join()
         print("manager", kept["key"])
 """
+# What knows pidfd_open(2), which the filter answers as an old kernel does, and what changes its own priority.
+CHILDREN = """\
+import asyncio, errno, multiprocessing.connection, os, subprocess, sys
+from concurrent.futures import ProcessPoolExecutor
+
+async def run():
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", "print(6 * 7)", stdout=subprocess.PIPE)
+    printed, _ = await child.communicate()
+    late = await asyncio.create_subprocess_exec("sleep", "600")
+    late.terminate()
+    return int(printed), child.returncode, await asyncio.wait_for(late.wait(), 20)
+
+if __name__ == "__main__":
+    print("asyncio", *asyncio.run(run()))
+    try:
+        subprocess.run(["sleep", "600"], timeout=0.2)
+    except subprocess.TimeoutExpired:
+        print("subprocess timeout")
+    print("subprocess", subprocess.run(["sh", "-c", "exit 3"], timeout=20).returncode)
+    with ProcessPoolExecutor(2) as pool:
+        print("executor", *pool.map(abs, [-1, -2]))
+    child = multiprocessing.get_context("spawn").Process(target=abs, args=(1,))
+    child.start()
+    print("sentinel", multiprocessing.connection.wait([child.sentinel], 20) == [child.sentinel])
+    child.join()
+    print("nice", os.nice(5))
+    try:
+        os.pidfd_open(os.getpid())
+    except OSError as exc:
+        print("pidfd", errno.errorcode[exc.errno])
+"""
 JOBLIB = """\
 import joblib, math, os
 
@@ -97,6 +128,23 @@ def test_shared_memory_semaphores_and_a_manager(mode: str) -> None:
         done = work.run()
         assert "bytes [1, 2, 3, 4]" in done.output, done
         assert "manager 7" in done.output, done
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_children_are_waited_for_without_pidfd(mode: str) -> None:
+    with sandbox(mode, CHILDREN) as work:
+        done = work.run()
+        told = (
+            "asyncio 42 0 -15",
+            "subprocess timeout",
+            "subprocess 3",
+            "executor 1 2",
+            "sentinel True",
+            "nice 5",
+            "pidfd ENOSYS",
+        )
+        for line in told:
+            assert line in done.output, done
 
 
 @needs_sklearn

@@ -42,7 +42,11 @@ def ptrace(pid):
 def environ(pid): open(f"/proc/{pid}/environ", "rb").read()
 def memory(pid): open(f"/proc/{pid}/mem", "rb").close()
 def kill(pid): os.kill(pid, 0)
+def pidfd(pid): os.close(os.pidfd_open(pid))
+def priority(pid): os.setpriority(os.PRIO_PROCESS, pid, 5)
+def affinity(pid): os.sched_setaffinity(pid, os.sched_getaffinity(pid))
 def chmod(path): os.chmod(path, 0o640)
+def utimes(path): os.utime(path)
 def exists(path): os.stat(path)
 
 for name, act, target in given:
@@ -55,8 +59,9 @@ for name, act, target in given:
 DENIED = {
     "token": "read", "policy": "read", "key": "read", "outside-write": "write", "trail-write": "write", "hard-link": "link",
     "inet": "inet", "udp": "udp", "abstract": "abstract", "ptrace": "ptrace", "environ": "environ", "memory": "memory",
+    "pidfd": "pidfd", "priority": "priority",
 }  # fmt: skip
-OPEN = {"path-socket": "path_socket", "chmod": "chmod", "exists": "exists"}
+OPEN = {"path-socket": "path_socket", "chmod": "chmod", "utimes": "utimes", "exists": "exists", "affinity": "affinity"}
 
 
 @pytest.fixture
@@ -182,7 +187,8 @@ def test_attacks_of_a_step_fail_but_for_what_was_told_to_be_open(host: Host, pro
         targets: dict[str, Any] = {
             **paths, "outside-write": str(own / "writable"), "trail-write": str(own / "trail"), "hard-link": str(own / "token"),
             "inet": port, "udp": port, "abstract": abstract, "ptrace": "VICTIM", "environ": "VICTIM", "memory": "VICTIM",
-            "path-socket": str(own / "socket"), "chmod": str(own / "mode"), "exists": str(own / "token"),
+            "path-socket": str(own / "socket"), "chmod": str(own / "mode"), "utimes": str(own / "mode"),
+            "exists": str(own / "token"), "pidfd": "VICTIM", "priority": "VICTIM", "affinity": "VICTIM",
         }  # fmt: skip
         acts = [(name, act, targets[name]) for name, act in {**DENIED, **OPEN}.items()]
         (host.home / "targets.json").write_text(json.dumps(acts))
@@ -203,6 +209,7 @@ def test_attacks_of_a_step_fail_but_for_what_was_told_to_be_open(host: Host, pro
     assert {name for name, outcome in found.items() if outcome == "allowed"} == set(OPEN), inside
     assert "OPEN no-socket-out" in inside
     assert "OPEN no-write-outside" in inside
+    assert "change on which processors your other programs run" in inside
     assert (own / "writable").read_text() == "secret"
 
 

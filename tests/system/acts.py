@@ -114,6 +114,17 @@ def mount() -> None:
     call("umount", b"/mnt")
 
 
+def mount_for_all() -> None:
+    """A mount that PID 1, and so every unit started later, would have too."""
+    call("mount", b"probe", b"/mnt", b"tmpfs", 0, None)
+    try:
+        with open("/proc/1/mountinfo") as file:
+            if not any(line.split()[4] == "/mnt" for line in file):
+                raise OSError(errno.EXDEV, "the mount is the unit's own")
+    finally:
+        call("umount", b"/mnt")
+
+
 def realtime() -> None:
     os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
 
@@ -169,6 +180,7 @@ ACTS: dict[str, Callable[[], object]] = {
     "writable-code": writable_code,
     "foreign-architecture": lambda: in_child(foreign_architecture),
     "mount": mount,
+    "mount-for-all": mount_for_all,
     "priority": lambda: os.setpriority(os.PRIO_PROCESS, 0, 5),
     "affinity": lambda: os.sched_setaffinity(0, os.sched_getaffinity(0)),
     "add-key": key,

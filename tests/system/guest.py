@@ -228,9 +228,9 @@ class Guest:
     def main_pid(self, unit: str) -> int:
         return int(self.show(unit, "MainPID")["MainPID"])
 
-    def exposure(self, unit: str) -> float:
+    def exposure(self, unit: str, *options: str) -> float:
         """The score of systemd-analyze security."""
-        told = self.run(["systemd-analyze", "security", "--no-pager", unit], check=False).stdout
+        told = self.run(["systemd-analyze", "security", "--no-pager", *options, unit], check=False).stdout
         match = re.search(r"Overall exposure level for \S+: ([\d.]+)", told)
         assert match, told
         return float(match.group(1))

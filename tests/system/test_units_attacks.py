@@ -21,16 +21,12 @@ PLACE = "/opt/attack"
 PROGRAMS = ("__init__.py", "step_client.py", "attack/__init__.py", "attack/arena.py", "attack/attempts.py",
             "system/__init__.py", "system/unit_arena.py")  # fmt: skip
 
-# docs/sandbox.md, "Known limits".
-OPEN_IN_UNIT = {
-    "pidfd-victim",  # a number to wait on; to send a signal by it or to take a descriptor through it is refused
-    "read-cgroup",  # read-only: names of the machine's units; the launcher and libraries read limits there
-}
 PROCESSES = {f"read-{who}-{what}" for who in ("runner", "launcher") for what in ("environ", "mem", "maps", "fd", "cmdline")}
 NOT_IN_VIEW = PROCESSES | {
     *("read-token", "read-key", "read-state", "read-policy", "read-project", "read-list-outside", "read-shadow"),
     *("read-through-proc-1-root", "read-through-proc-cwd", "read-pid-1-environ", "read-pid-1-mem", "write-pid-1-oom"),
     *("write-project", "write-outside", "chmod-outside", "utime-outside", "rename-out-of-scratch", "connect-unix-path"),
+    "write-cgroup",
     *(f"device-{name}" for name in ("kmsg", "mem", "vda", "fuse", "kvm", "loop-control", "vsock", "net-tun")),
 }
 # root of a container may not do these either; tests/attack has their controls outside of one.
@@ -71,9 +67,8 @@ def test_every_attempt_was_made_in_a_real_instance(told: dict[str, Any]) -> None
     assert told["inside"]["slot"].keys() == set(IN_ANOTHER_SLOT)
 
 
-def test_none_of_them_succeeds_but_what_the_document_names(told: dict[str, Any]) -> None:
-    succeeded = through(told, "machine")
-    assert succeeded == OPEN_IN_UNIT, {name: told["inside"]["machine"][name] for name in succeeded ^ OPEN_IN_UNIT}
+def test_none_of_them_succeeds(told: dict[str, Any]) -> None:
+    assert not through(told, "machine"), {name: told["inside"]["machine"][name] for name in through(told, "machine")}
 
 
 def test_none_reaches_what_is_another_slots(told: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ BITES = {
     "PrivateDevices": ("see-device",),
     "DevicePolicy": ("open-tun",),
     "PrivateIPC": ("see-queue",),
+    "PrivateMounts": ("mount-for-all",),
     "ProtectControlGroups": ("make-cgroup",),
     "ProtectHostname": ("set-hostname",),
     "ProtectKernelModules": ("see-modules",),
@@ -193,7 +194,10 @@ def test_shared_memory_of_a_room_goes_with_it(prepared: Guest) -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_exposure(prepared: Guest, unit: str) -> None:
+    """As loaded, and of the file alone as a reviewer sees it."""
     assert prepared.exposure(f"{unit}.service") <= EXPOSURE[unit]
+    name = f"{unit}0.service" if unit.endswith("@") else f"{unit}.service"
+    assert prepared.exposure(name, "--offline=yes") <= EXPOSURE[unit]
 
 
 def test_systemd_has_no_word_against_the_units(prepared: Guest) -> None:

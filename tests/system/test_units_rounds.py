@@ -55,6 +55,7 @@ print("FACTS " + __import__("json").dumps(facts), flush=True)
 # The view of every instance, whatever its task; nothing else of the machine.
 VIEW = "bin data dev etc home in lib lib64 proc root run sbin scratch store sys tmp usr"
 EMPTY = ("/home", "/root", "/run/user", "/tmp", "/dev/shm")
+SYS = {"/sys", "/sys/fs", "/sys/fs/cgroup", *(f"/sys/devices{below}" for below in ("", "/system", "/system/cpu", "/system/node"))}
 SOCKETS = {
     "runner.sock": "root scaleoutd 660",
     "ledger.sock": "root scaleoutd-trail 660",
@@ -125,6 +126,8 @@ def test_the_view_of_an_instance_is_the_list_and_nothing_else(hospital: Hospital
     assert hospital.guest.run([*inside, "ls", "-A", "/etc"]).stdout.split() == [
         "alternatives", "group", "hosts", "ld.so.cache", "localtime", "nsswitch.conf", "passwd",
     ]  # fmt: skip
+    found = set(hospital.guest.run([*inside, "find", "/sys", "-maxdepth", "3"]).stdout.split()) - SYS
+    assert not found
     for folder in EMPTY:
         assert hospital.guest.run([*inside, "ls", "-A", folder]).text == ""
     for folder in ("/", "/run", "/home", "/root", "/run/user", "/usr", "/etc", "/store", "/in", "/data", "/sys/fs/cgroup"):

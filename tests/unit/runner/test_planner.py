@@ -55,6 +55,8 @@ def test_golden() -> None:
             "OPENBLAS_NUM_THREADS": "3",
             "MKL_NUM_THREADS": "3",
             "NUMEXPR_NUM_THREADS": "3",
+            "LOKY_MAX_CPU_COUNT": "3",
+            "PYTHON_CPU_COUNT": "3",
             "SCALEOUTD_TASK": "train",
             "SCALEOUTD_RUN": "0123456789ab",
             "XDG_CACHE_HOME": CACHE,
