@@ -67,6 +67,9 @@ CODES: dict[str, str] = {
     "importer-project": "the project registers callbacks from a startup file; this node runs commands",
     "session-denied": "the policy does not allow this session or combiner",
     "budget-exhausted": "the purpose budget of runs is used up",
+    "outside-hours": "the policy allows no run at this hour",
+    "approval-needed": "the session waits for the approval of a second person",
+    "approval-refused": "who approves is not a second person, or none whom the policy names",
     "model-format-denied": "the model's format is not on the policy's list",
     "settings-denied": "client_settings do not match the schema of the policy",
     "run-repeated": "this correlation id was run before",
@@ -248,7 +251,7 @@ def _classes() -> dict[str, type[ScaleoutError]]:
         (
             PolicyDeniedError,
             "task-type-denied importer-project session-denied budget-exhausted model-format-denied settings-denied run-repeated"
-            " paused command-refused replaced",
+            " paused command-refused replaced outside-hours approval-needed approval-refused",
         ),
         (KernelSupportError, "kernel-support namespaces-denied"),
         (LaunchError, "launch-failed step-unavailable"),

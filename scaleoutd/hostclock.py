@@ -7,6 +7,7 @@ and raises no floor.
 
 from __future__ import annotations
 
+import secrets
 import time
 from pathlib import Path
 
@@ -28,3 +29,14 @@ class HostClock:
         if self._looked_ms is None or monotonic_ms - self._looked_ms >= self._look_ms:
             self._synchronised, self._looked_ms = SYNCHRONISED_MARK.exists(), monotonic_ms
         return Now(time.time_ns() // 1_000_000, monotonic_ms, self._synchronised)
+
+
+_THIS_PROCESS = secrets.token_hex(16)
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot; where /proc does not show it, one of this process."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return _THIS_PROCESS

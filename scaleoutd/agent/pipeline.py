@@ -54,7 +54,7 @@ class Door(Protocol):
 
 def heals(error: ScaleoutError) -> bool:
     """Whether the same task may go well later."""
-    if isinstance(error, PeerError | LedgerError) or error.code == "paused":
+    if isinstance(error, PeerError | LedgerError) or error.code in ("paused", "approval-needed"):
         return True
     if isinstance(error, TransportError):
         return error.code in _HEALING_CODES or error.code.startswith("tls-")

@@ -69,6 +69,10 @@ class Worker:
         return 0.0
 
     def _next(self) -> Entry | None:
-        """Validations before training: the combiner waits for them to close a round."""
+        """Validations before training: the combiner waits for them to close a round.  What waits for a person comes last."""
         waiting = [entry for entry in self._spool.entries() if entry.needs_worker]
-        return min(waiting, key=lambda entry: (entry.task.task != "validate", entry.task.order), default=None)
+        return min(waiting, key=_rank, default=None)
+
+
+def _rank(entry: Entry) -> tuple[bool, bool, int]:
+    return entry.waits_for == "approval-needed", entry.task.task != "validate", entry.task.order

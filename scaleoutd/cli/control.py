@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,19 @@ from scaleoutd.core.policy import parse_duration
 from scaleoutd.core.records import decode
 from scaleoutd.durable import storage_errors
 from scaleoutd.errors import FormatError, ScaleoutError, StorageError
-from scaleoutd.ipc.control import Command, CredentialName, Done, Drain, Pause, Reload, Resume, Status, StatusReport, call
+from scaleoutd.ipc.control import (
+    Command,
+    CredentialName,
+    Done,
+    Drain,
+    Pause,
+    Reload,
+    Resume,
+    Status,
+    StatusReport,
+    call,
+    login_uid,
+)
 
 WAITED_OUT = 75  # EX_TEMPFAIL
 LOOK_S = 0.5
@@ -62,7 +75,7 @@ def pause(reason: str, root: Path, as_json: bool) -> None:
       scaleoutctl pause --reason "audit of ward 7"
     """
     try:
-        word = decode(Pause, {"reason": reason}, "pause")
+        word = replace(decode(Pause, {"reason": reason}, "pause"), login_uid=login_uid())
     except FormatError as exc:
         raise click.UsageError(f"--reason: {exc.message}") from exc
     place = Place.of(root)

@@ -308,6 +308,17 @@ def _budget_lines(told: Explanation) -> Iterator[str]:
     budget = told.budget
     yield f"{budget['runs_per_day']} runs a day, {budget['runs_per_session']} in one session"
     yield f"for the servers (combiners): {_any(budget['combiners'])}; for the trainings (sessions): {_any(budget['sessions'])}"
+    if budget["hours"]:
+        zone = budget["time_zone"] or "the host's own zone"
+        yield f"a run may begin only at these hours: {'; '.join(budget['hours'])} ({zone}); one that has begun may end later"
+    else:
+        yield "at any hour"
+    if budget["approval"] == "second-person":
+        who = "whoever administers this node" if "*" in budget["approvers"] else ", ".join(budget["approvers"]) or "nobody"
+        yield f"each training (session) waits until a second person has approved it: {who}, never who installed it"
+        yield "the approval, with name and time, is on record, and holds under this policy only"
+    else:
+        yield "no second person is asked before a new training (session) begins"
     yield f"an update is released only if it was made of at least {counted(budget['min_num_examples'], 'example')}"
 
 

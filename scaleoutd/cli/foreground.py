@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from scaleoutd.agent.config import AgentConfig
+from scaleoutd.cli.approvaldoor import door_for
 from scaleoutd.cli.denials import SandboxFacts, Witness
 from scaleoutd.cli.development import DevelopmentSigner
 from scaleoutd.cli.rooms import Rooms, RoomSpec
@@ -100,6 +101,9 @@ class Node:
         runner = ["--state", str(folders.runner), "--policy", str(folders.policy_lock), "--backend", backend]
         if compute_lock:
             runner += ["--compute-lock", compute_lock]
+        self._approvals = door_for(policy)
+        if self._approvals is not None:
+            say(f"a second person approves sessions with: scaleoutctl approve-session --socket {self._approvals.path}")
         specs = [
             RoomSpec("ledger", ["--state", str(folders.audit)], server=True, client=False),
             RoomSpec("runner", runner, server=True, descriptors=self._terminal),
@@ -120,7 +124,8 @@ class Node:
 
     def _terminal(self) -> tuple[list[str], list[int]]:
         fd = self.output.writer()
-        return ["--terminal", str(fd)], [fd]
+        arguments, descriptors = self._approvals.descriptors() if self._approvals is not None else ([], [])
+        return ["--terminal", str(fd), *arguments], [fd, *descriptors]
 
     def _configuration(self) -> tuple[list[str], list[int]]:
         """The agent's configuration on a descriptor: a token is never on a command line or in an environment."""
@@ -156,6 +161,8 @@ class Node:
         self.rooms.stop()
         signal.set_wakeup_fd(-1)
         self.output.close()
+        if self._approvals is not None:
+            self._approvals.close()
         for fd in (self._woken, self._wake):
             os.close(fd)
         if self.rooms.hurry:

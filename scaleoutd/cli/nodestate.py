@@ -26,8 +26,10 @@ from scaleoutd.core.catalogue import BY_NAME
 from scaleoutd.core.checkpoint import complete_bytes, parse_checkpoint, parse_note, split_notes
 from scaleoutd.core.event import Event
 from scaleoutd.core.policy import MAX_POLICY_BYTES, parse_policy
+from scaleoutd.core.records import encode
 from scaleoutd.core.taskstate import AGENT_STATES, RUN_STATES, Line, States
 from scaleoutd.errors import ConfigError, ScaleoutError
+from scaleoutd.runner.budget import read_kept
 from scaleoutd.runner.runs import run_name
 from scaleoutd.runner.tree import Tree
 
@@ -65,6 +67,7 @@ class NodeState:
     errors: tuple[Mapping[str, Any], ...]
     trail: Mapping[str, Any]
     disk: Mapping[str, Any]
+    sessions: Mapping[str, Any]
     problems: tuple[str, ...] = field(default=())
 
 
@@ -108,6 +111,7 @@ def read_node(state: Path) -> NodeState:
         errors=tuple(_error(item) for item in events if _is_error(item))[-SHOWN_ERRORS:],
         trail=_trail(state, events, problems),
         disk=_disk(state),
+        sessions=_sessions(state, problems),
         problems=tuple(problems),
     )
 
@@ -233,6 +237,16 @@ def _project(state: Path, problems: list[str]) -> dict[str, Any]:
     except (OSError, ScaleoutError) as exc:
         problems.append(f"project: {exc}")
     return told
+
+
+def _sessions(state: Path, problems: list[str]) -> dict[str, Any]:
+    """Which wait for a second person, and which were approved; the keys are those of an installed runner's facts."""
+    try:
+        kept = read_kept(state / "runner" / "approvals.json")
+    except ScaleoutError as exc:
+        problems.append(f"approvals: {exc.message}")
+        return {}
+    return {"sessions_waiting": list(map(encode, kept.waiting)), "sessions_approved": list(map(encode, kept.approved))}
 
 
 def _last_events(state: Path, problems: list[str]) -> list[Event]:

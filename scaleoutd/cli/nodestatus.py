@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from scaleoutd.cli.approve import lines_of as session_lines
 from scaleoutd.cli.control import ask
 from scaleoutd.cli.measures import ago, counted, size
 from scaleoutd.cli.nodestate import read_tasks
@@ -198,6 +199,11 @@ def lines_of(node: NodeStatus) -> Iterator[str]:
         yield f"  project    {node.project['project']} version {node.project['version']}, until {until}"
     if node.tasks is not None:
         yield f"  tasks      {_tasks_line(node.tasks, now_ms)}"
+    runner = node.rooms.get("runner", {}).get("facts", {})
+    if "runs_per_day" in runner and "runs_last_day" in runner:
+        yield f"  budget     {runner['runs_last_day']} of {runner['runs_per_day']} runs in the last 24 hours"
+    for line in session_lines(runner, now_ms):
+        yield f"  {line}"
     trail = node.rooms.get("ledger", {}).get("facts", {})
     if trail:
         yield f"  trail      {counted(trail['events'], 'event')}, {trail['signed_events']} signed"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from scaleoutd.cli.place import Place
 from scaleoutd.cli.terminal import warn
 from scaleoutd.errors import PeerError, ScaleoutError
-from scaleoutd.ipc.control import Change, Done, call
+from scaleoutd.ipc.control import Change, Done, call, login_uid
 
 NOTE_S = 15.0
 
@@ -23,7 +23,7 @@ def note(place: Place, command: str, arguments: Sequence[str]) -> bool:
     if not path.exists():
         return False
     try:
-        return isinstance(call(str(path), "runner", Change(command, tuple(arguments)), timeout_s=NOTE_S), Done)
+        return isinstance(call(str(path), "runner", Change(command, tuple(arguments), login_uid()), timeout_s=NOTE_S), Done)
     except PeerError as exc:
         warn(f"not on record: {exc.message}")
     except ScaleoutError as exc:

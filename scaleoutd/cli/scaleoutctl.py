@@ -18,6 +18,7 @@ from scaleoutd.errors import ConfigError
 
 # Command → module, and one line for the list.
 COMMANDS: dict[str, tuple[str, str]] = {
+    "approve-session": ("approve", "Let a session run, as the second person that the policy asks for."),
     "audit": ("audit", "Verify and read an audit trail, or a copy of one."),
     "build": ("build", "Make the seed model with the project's build command."),
     "combiner": ("combiner", "A combiner on this machine to try a node with, and rounds of it."),
@@ -58,7 +59,7 @@ class Commands(click.Group):
             return None
         module, _ = COMMANDS[cmd_name]
         try:
-            found: click.Command = getattr(importlib.import_module(f"scaleoutd.cli.{module}"), cmd_name)
+            found: click.Command = getattr(importlib.import_module(f"scaleoutd.cli.{module}"), cmd_name.replace("-", "_"))
         except ModuleNotFoundError as exc:
             raise ConfigError(
                 f"cannot run {cmd_name}: the package of module {exc.name} is not installed",

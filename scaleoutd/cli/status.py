@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from scaleoutd.cli.approve import lines_of as session_lines
 from scaleoutd.cli.measures import ago, counted, size
 from scaleoutd.cli.nodestate import NodeState, TaskRow, newest_node, node_folders, read_node, read_tasks
 from scaleoutd.cli.nodestatus import is_installed, read_status
@@ -144,6 +145,8 @@ def lines_of(node: NodeState, now_ms: int) -> Iterator[str]:
     if last:
         told = " ".join(filter(None, (last["task"], last["state"] or last["delivery"], _bracketed(last["code"]))))
         yield f"  last task  {told}, {ago((now_ms - last['at_ms']) / 1000)} ago (run {last['run']})"
+    for line in session_lines(node.sessions, now_ms):
+        yield f"  {line}"
     trail = node.trail
     signed = f"{trail['signed_events']} signed" + _age(", checkpoint {} ago", trail["checkpoint_ms"], now_ms)
     yield f"  trail      {counted(trail['events'], 'event')}, {size(trail['size_bytes'])}, {signed}"

@@ -8,7 +8,7 @@ Rules:
      be lost because a name or a message was long, and an attacker picks names and messages.
   4. A body holds strings, integers, booleans, lists of strings and flat maps of integers.
 
-docs/events.md is `document()`; a test compares.  Classes and activities: OCSF 1.9.0.
+docs/events.md is made from here (eventpage.py); a test compares.  Classes and activities: OCSF 1.9.0.
 """
 
 from __future__ import annotations
@@ -207,6 +207,12 @@ EVENTS: tuple[EventType, ...] = (
     _event("runner", "run-ended", TERMINATE, "A step, or the startup before it, ended; what it used and what held.",
            "run ended", "exit_status:natural signal:natural wall_ms cpu_ms max_rss_bytes stdout_bytes stdout_dropped_bytes"
            " scratch_bytes killed_processes:natural denied:counts enforced:texts limits:counts"),
+    _event("runner", "session-waits", COMPLIANCE, "A session asked to run; the policy wants a second person's approval.",
+           "session_id combiner policy_sha256", "", severity="low"),
+    _event("runner", "session-approved", COMPLIANCE, "A second person approved a session, for one combiner under one policy.",
+           "session_id combiner operator peer_uid:natural policy_sha256", ""),
+    _event("runner", "approval-refused", FINDING, "Somebody tried to approve a session who is no second person.",
+           "session_id combiner operator peer_uid:natural code message", "", severity="high", status="failure"),
     _event("runner", "output-refused", FINDING, "What a step produced may not leave.", "run code message", "file expected found",
            severity="high", status="failure"),
     _event("runner", "outputs-accepted", COMPLIANCE, "A confined child checked the outputs.", "run",
@@ -352,49 +358,3 @@ def _refuse(name: str, cause: str) -> FormatError:
     return FormatError(
         f"cannot record event {str(name)[:64]!r}: {cause}", code="event-invalid", hint="docs/events.md lists the catalogue."
     )
-
-
-def document() -> str:
-    """docs/events.md."""
-    lines = [
-        "# Events of the audit trail",
-        "",
-        "This page is made from `scaleoutd/core/catalogue.py` (`python -m scaleoutd.core.catalogue > docs/events.md`); a test",
-        "compares them. The format of a line is in [audit-format.md](audit-format.md).",
-        "",
-        "The ledger takes a type only from the rooms named here, and a body only with the keys named here. Every body may also",
-        f"have: {', '.join(f'`{key}`' for key in sorted(CONTEXT))}.",
-        "",
-        f"Kinds: text (at most {MAX_TEXT_CHARS} characters, the rest is cut with a mark); sha256 (64 hex digits); natural (0 to"
-        " 2^53 - 1);",
-        f"flag; texts (a list, at most {MAX_ITEMS} texts of {MAX_ITEM_CHARS} characters); counts (a map of at most {MAX_ITEMS}"
-        " naturals).",
-        "",
-    ]
-    for room in ("agent", "runner", "ledger", "cli"):
-        lines += [f"## {room}", ""]
-        for event in EVENTS:
-            if event.rooms[0] == room:
-                lines += _section(event)
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _section(event: EventType) -> list[str]:
-    place = event.place
-    activity = f"{place.activity_id} ({place.activity_name})" if place.activity_name else str(place.activity_id)
-    lines = [
-        f"### {event.name}",
-        "",
-        event.meaning,
-        "",
-        f"- rooms: {', '.join(event.rooms)}; severity: {event.severity}; status: {event.status}",
-        f"- OCSF: class {place.class_uid}, activity {activity}",
-    ]
-    for title, keys in (("required", event.required), ("optional", event.optional)):
-        if keys:
-            lines.append(f"- {title}: " + ", ".join(f"`{key}` {kind}" for key, kind in keys.items()))
-    return [*lines, ""]
-
-
-if __name__ == "__main__":
-    print(document(), end="")

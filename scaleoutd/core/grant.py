@@ -15,7 +15,7 @@ from typing import Protocol
 from scaleoutd.core.clock import Now
 from scaleoutd.core.manifest import Expected, Manifest, VerifiedManifest, check_dates
 from scaleoutd.core.plan import Limits, ModelRules, Outcome, Task
-from scaleoutd.core.policy import DataSetRule, Egress, EnvironmentRule, Policy
+from scaleoutd.core.policy import Budget, DataSetRule, Egress, EnvironmentRule, Policy
 from scaleoutd.core.project import importer_refusal
 from scaleoutd.core.settings import check_settings
 from scaleoutd.errors import PolicyDeniedError, VerificationError
@@ -71,6 +71,7 @@ class Grant:
     min_num_examples: int
     startup_file: str | None = None
     startup: tuple[str, ...] = ()  # to be run once before the first task
+    budget_left: int = 0  # runs that may follow this one, in this day and session
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ def authorize(policy: Policy, verified: VerifiedManifest, offer: Offer, now: Now
         settings=settings,
         egress=policy.egress,
         min_num_examples=policy.budget.min_num_examples,
+        budget_left=min(policy.budget.runs_per_day - runs.day, policy.budget.runs_per_session - runs.session) - 1,
         startup_file=manifest.startup_file,
         startup=manifest.steps.get("startup", ()),
     )
@@ -206,6 +208,11 @@ def _check_budget(policy: Policy, offer: Offer, runs: RunsSoFar) -> None:
                 code="budget-exhausted",
                 hint=f"Raise budget.runs_per_{what} in the policy, if that many is right.",
             )
+
+
+def is_allowed(budget: Budget, session_id: str, combiner: str) -> bool:
+    """Whether the patterns let this session of this combiner ask at all."""
+    return _matches(combiner, budget.combiners) and _matches(session_id, budget.sessions)
 
 
 def _matches(text: str, patterns: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from scaleoutd.core import strictjson
+from scaleoutd.core import hours, strictjson
 from scaleoutd.core.plan import OUTCOMES, HostPath, Limits, ModelFormat, Outcome, Task
 from scaleoutd.core.records import Count, Name, Natural, Positive, Range, Sha256Hex, Text, decode, encode
 from scaleoutd.core.settings import check_schema
@@ -30,6 +30,7 @@ _UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4, "KiB"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 Pattern = Annotated[str, Text(256, r"[^\x00-\x1f\x7f]+", 1)]  # `*` matches any run of characters
+Hours = Annotated[str, Text(64, hours.PATTERN, words="be days and hours such as Mon-Fri 18:00-06:00")]
 Key = Annotated[str, Text(128, r"[^\x00-\x1f\x7f]+", 1)]
 
 
@@ -98,13 +99,22 @@ class Egress:
 
 @dataclass(frozen=True)
 class Budget:
-    """How often the node may be asked.  `combiners` and `sessions` are patterns."""
+    """How often the node may be asked, when, and by whose leave.  `combiners` and `sessions` are patterns.
+
+    `hours`: when a run may begin (core/hours.py), in `time_zone`, "" for the host's; none: always.  `approval`: second-person
+    demands that somebody else than who installed the node approves each session.  `approvers`: names of users who may, or "*" for
+    everybody who reaches the control socket.
+    """
 
     runs_per_day: Natural = 500
     runs_per_session: Natural = 500
     combiners: Annotated[tuple[Pattern, ...], Count(0, 256)] = ("*",)
     sessions: Annotated[tuple[Pattern, ...], Count(0, 256)] = ("*",)
     min_num_examples: Positive = 1
+    hours: Annotated[tuple[Hours, ...], Count(0, 64)] = ()
+    time_zone: Annotated[str, Text(64, r"[A-Za-z0-9_+/-]*", words="be a time zone such as Europe/Stockholm")] = ""
+    approval: Literal["none", "second-person"] = "none"
+    approvers: Annotated[tuple[Key, ...], Count(0, 256)] = ("*",)
 
 
 @dataclass(frozen=True)
@@ -236,5 +246,12 @@ def _check(policy: Policy) -> None:
                 f"cannot read policy.data_sets.{data_set_id}.digest: it has no effect with mode none",
                 hint="Set mode to listing or full.",
             )
+    for text in policy.budget.hours:
+        try:
+            hours.parse_window(text)
+        except FormatError as exc:
+            raise FormatError(
+                f"cannot read policy.budget.hours: it holds {exc.message.removeprefix('cannot read the hours ')}"
+            ) from exc
     if policy.settings_schema is not None:
         check_schema(policy.settings_schema, "policy.settings_schema")

@@ -9,6 +9,7 @@ One connection is one command:
     Pause   → Done       as Drain, and kept over a restart; runs that wait are answered `paused`
     Resume  → Done
     Change  → Done       the files of the node were changed; only recorded
+    ApproveSession → Done   to the runner: a second person's word (runner/budget.py)
     Reload  → Done       certificates, keys and files are read again; what cannot be used changes nothing
                          (root may hand over new ones as descriptors: systemd gives credentials to a service only at its start)
 and each may be answered by Refused.
@@ -30,6 +31,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal, Protocol
 
 from scaleoutd.core.records import Count, Name, Natural, Text
@@ -83,7 +85,10 @@ class Drain:
 @message("pause")
 @dataclass(frozen=True)
 class Pause:
+    """`login_uid`: as in Change."""
+
     reason: Reason
+    login_uid: Natural | None = None
 
 
 @message("resume")
@@ -103,10 +108,23 @@ class Reload:
 @message("change")
 @dataclass(frozen=True)
 class Change:
-    """To the runner, for the record: a command of the command line changed the node's files (cli/onrecord.py)."""
+    """To the runner, for the record: a command of the command line changed the node's files (cli/onrecord.py).
+
+    `login_uid`: who the caller says to have logged in as, before sudo or su (proc(5), loginuid).
+    """
 
     command: Name
     arguments: Annotated[tuple[Line, ...], Count(0, 16)] = ()
+    login_uid: Natural | None = None
+
+
+@message("approve-session")
+@dataclass(frozen=True)
+class ApproveSession:
+    """To the runner: let this session run.  `combiner`: host:port, needed to approve one that does not wait yet."""
+
+    session: Annotated[str, Text(256, r"[^\x00-\x1f\x7f]+", 1)]
+    combiner: Annotated[str, Text(256, r"[^\x00-\x1f\x7f]*")] = ""
 
 
 @message("done")
@@ -118,8 +136,10 @@ class Done:
     text: Line = ""
 
 
-Command = Drain | Pause | Resume | Reload | Change
-COMMANDS: Mapping[type[Command], str] = {Drain: "drain", Pause: "pause", Resume: "resume", Reload: "reload", Change: "change"}
+Command = Drain | Pause | Resume | Reload | Change | ApproveSession
+COMMANDS: Mapping[type[Command], str] = {
+    Drain: "drain", Pause: "pause", Resume: "resume", Reload: "reload", Change: "change", ApproveSession: "approve-session",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -158,10 +178,20 @@ class Desk(Protocol):
 
 
 class Control:
-    """Listens on `listener` (AF_UNIX SOCK_SEQPACKET) in threads of its own until `close`."""
+    """Listens on `listener` (AF_UNIX SOCK_SEQPACKET) in threads of its own until `close`.
 
-    def __init__(self, room: str, listener: socket.socket, desk: Desk, log: Callable[[str], None] = lambda line: None) -> None:
-        self._room, self._listener, self._desk, self._log = room, listener, desk, log
+    `may` is asked before anything else, where the socket's mode does not say everything about who may.
+    """
+
+    def __init__(
+        self,
+        room: str,
+        listener: socket.socket,
+        desk: Desk,
+        log: Callable[[str], None] = lambda line: None,
+        may: Callable[[Status | Command, Operator], bool] = lambda request, operator: True,
+    ) -> None:
+        self._room, self._listener, self._desk, self._log, self._may = room, listener, desk, log, may
         self._one_command = threading.Lock()
         self._free = threading.BoundedSemaphore(MAX_CALLERS)
         self._stop_reader, self._stop_writer = socket.socketpair()
@@ -226,6 +256,12 @@ class Control:
         channel.greet(self._room, timeout_s=CALL_S)
         received = channel.receive(Status, *COMMANDS, timeout_s=CALL_S)
         try:
+            if not self._may(received.message, operator):
+                raise PolicyDeniedError(
+                    f"cannot answer {operator.name}: this command is not theirs to give",
+                    code="command-refused",
+                    hint="Ask whoever runs the node.",
+                )
             files = _files_of(received, operator)
             if isinstance(received.message, Status):
                 channel.tell(self._desk.report())
@@ -250,6 +286,18 @@ def _files_of(received: Received, operator: Operator) -> dict[str, int]:
     return dict(zip(names, received.descriptors, strict=True))
 
 
+NOBODY = 2**32 - 1  # (uid_t) -1: no login is known
+
+
+def login_uid() -> int | None:
+    """Who this process's user logged in as; None where nobody keeps that (pam_loginuid(8))."""
+    try:
+        found = int(Path("/proc/self/loginuid").read_text())
+    except (OSError, ValueError):
+        return None
+    return None if found == NOBODY else found
+
+
 def refuse_command(room: str, command: Command) -> PolicyDeniedError:
     """For a desk that has no use for a command."""
     return PolicyDeniedError(f"cannot {COMMANDS[type(command)]} the {room}: it knows no such command", code="command-refused")
@@ -260,6 +308,8 @@ def event_of(command: Command, operator: Operator) -> dict[str, Json]:
     body: dict[str, Json] = {"command": COMMANDS[type(command)], "operator": operator.name, "peer_uid": operator.uid}
     if isinstance(command, Pause):
         body["reason"] = command.reason
+    if isinstance(command, ApproveSession):
+        body["arguments"] = [command.session, command.combiner]
     if isinstance(command, Change):
         body |= {"command": command.command, "arguments": list(command.arguments)}
     return body

@@ -7,6 +7,7 @@ Started by the parent of the rooms with its doors as descriptors, or with --serv
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--compute-lock", type=Path, help="file to lock while a step runs")
     parser.add_argument("--spares", type=int, default=1, help="step instances to keep connected")
     parser.add_argument("--door", type=int, help="descriptor of the door out")
+    parser.add_argument("--control", type=int, help="descriptor of the listening socket for a second person")
     parser.add_argument("--accept", type=int, help="descriptor of the door in")
     given = parser.parse_args(arguments)
     if given.service:
@@ -60,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
         ask_to_sign=door.ask_to_sign if given.terminal is not None else None,
         compute_lock=given.compute_lock,
     )
-    return run(room, accept, accept.ready)
+    control = socket.socket(fileno=given.control) if given.control is not None else None
+    return run(room, accept, accept.ready, control)
 
 
 def serve(state: Path, policy: Path, spares: int) -> int:

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from scaleoutd.core import catalogue, strictjson
-from scaleoutd.core.clock import DAY_MS, Now
-from scaleoutd.core.grant import Grant, RunsSoFar, authorize
+from scaleoutd.core.clock import Now
+from scaleoutd.core.grant import Grant, authorize
 from scaleoutd.core.plan import GateFacts, GateRules, ModelFacts, SandboxPlan, StepResult
 from scaleoutd.core.policy import Policy
 from scaleoutd.durable import storage_errors
 from scaleoutd.errors import LedgerError, OutputError, PeerError, ScaleoutError
 from scaleoutd.ipc.messages import Released
-from scaleoutd.runner import egress, planner
+from scaleoutd.runner import budget, egress, planner
 from scaleoutd.runner.environments import ResolvedEnvironment, check_data_set, resolve_environment
 from scaleoutd.runner.execution import failure_of, held, place_of, run_plan
 from scaleoutd.runner.instances import Instance
@@ -166,13 +166,19 @@ def grant_task(task: Task, policy: Policy, proven: Proven) -> tuple[Grant, Resol
     """2: the policy allows this task, for this combiner and session, with these settings, within the budget; environment
     and data sets are those that policy and manifest expect."""
     task.stage = "authorize"
-    room = task.room
-    runs = RunsSoFar(*room.runs.counts(task.now.wall_ms - DAY_MS, task.run.offer.session_id))
-    grant = authorize(policy, proven.manifest, task.run.offer, task.now, runs)
+    room, offer = task.room, task.run.offer
+    budget.check_time(policy, task.now)
+    runs = budget.runs_so_far(room.runs, offer.session_id, task.now, budget.Uptime.now())
+    grant = authorize(policy, proven.manifest, offer, task.now, runs)
     environment = resolve_environment(grant.environment)
     for name, rule in grant.data_sets.items():
         check_data_set(name, rule)
-    task.note("task-authorized", policy_sha256=grant.policy_sha256, manifest_sha256=grant.manifest_sha256)
+    task.note(
+        "task-authorized",
+        policy_sha256=grant.policy_sha256,
+        manifest_sha256=grant.manifest_sha256,
+        budget_left=grant.budget_left,
+    )
     return grant, environment
 
 
@@ -246,7 +252,7 @@ def record_about_to_run(task: Task, grant: Grant, plan: SandboxPlan, model: Rece
     task.stage = "record"
     attempt = task.run.attempts + 1
     # Written before the ledger hears of it, durable when that has answered: the two wait for their disks together.
-    task.room.enter(task.run, "about-to-run", {"attempt": attempt}, sync=False)
+    task.room.enter(task.run, "about-to-run", {"attempt": attempt, **budget.Uptime.now().fields()}, sync=False)
     task.record(
         "run-about-to-start",
         task.run.sync,

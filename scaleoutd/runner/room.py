@@ -7,6 +7,7 @@ STATE/runs/            the run-once table
 STATE/outbox/          what may leave
 STATE/output/          what steps printed, one bounded file a run
 STATE/scratch/<slot>/  scratch folders of the slots (in the service they lie outside the runner's own state)
+STATE/approvals.json   sessions that wait and sessions that were approved (budget.py)
 STATE/floors.json      highest versions and latest time ever accepted; the ledger keeps its own, the higher one counts
 """
 
@@ -30,6 +31,7 @@ from scaleoutd.hold import HoldFile
 from scaleoutd.hostclock import HostClock
 from scaleoutd.ipc.doors import TaskEnded
 from scaleoutd.ipc.ledger_client import LedgerClient
+from scaleoutd.runner.budget import Approvals
 from scaleoutd.runner.instances import Instances
 from scaleoutd.runner.outbox import Outbox
 from scaleoutd.runner.runs import Run, Runs
@@ -83,6 +85,7 @@ class Room:
             for path in (self.state / "in").iterdir():  # models of runs that a crash ended
                 shutil.rmtree(path)
         self.hold = HoldFile(self.state)
+        self.approvals = Approvals(self.state)
         self.runs = Runs(self.state / "runs")
         self.outbox = Outbox(self.state / "outbox")
 

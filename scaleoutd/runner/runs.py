@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from scaleoutd.core import records, strictjson
 from scaleoutd.core.strictjson import Json
@@ -31,7 +32,17 @@ MAX_OFFER_BYTES = 64 * 1024
 # `found` of an `interrupted` run that could not be recorded, so that it did not begin.
 UNRECORDED = "unrecorded"
 NOT_DURABLE = ("accepted", "released")
-_Begun = tuple[str, tuple[int, ...]]  # session, and when
+
+
+class _Time(NamedTuple):
+    """When a run began: by the wall clock, and in milliseconds since the boot `boot`."""
+
+    at_ms: int
+    boot: str
+    up_ms: int
+
+
+_Begun = tuple[str, tuple[_Time, ...]]  # session, and when
 
 
 def run_name(correlation_id: str) -> str:
@@ -107,7 +118,7 @@ class Run:
     def count(self) -> None:
         """Tells the table how often it began."""
         if self._begun is not None:
-            self._begun[self.name] = (self.offer.session_id, tuple(line.at_ms for line in _begun(self.history)))
+            self._begun[self.name] = (self.offer.session_id, tuple(map(_time_of, _begun(self.history))))
 
     def close(self) -> None:
         self._file.close()
@@ -171,16 +182,24 @@ class Runs:
         state = folder / "state"
         return state.exists() and any(b'"state":"accepted"' not in line for line in state.read_bytes().split(b"\n")[:-1])
 
-    def counts(self, since_ms: int, session_id: str) -> tuple[int, int]:
-        """How many runs began at or after `since_ms`, and how many ever for `session_id`.  The table is read once."""
+    def counts(self, since_ms: int, session_id: str, boot: str = "", since_up_ms: int = 0) -> tuple[int, int]:
+        """How many runs began at or after `since_ms`, and how many ever for `session_id`.  The table is read once.
+
+        Those of the boot `boot` count too when they began at or after `since_up_ms` of it, whatever the wall clock says.
+        """
         if not self._counted:
             for run in self.all():
                 run.close()
         recent = of_session = 0
         for session, begun in self._begun.values():
-            recent += sum(at_ms >= since_ms for at_ms in begun)
+            recent += sum(at.at_ms >= since_ms or (at.boot == boot != "" and at.up_ms >= since_up_ms) for at in begun)
             of_session += len(begun) if session == session_id else 0
         return recent, of_session
+
+
+def _time_of(line: Line) -> _Time:
+    boot, up_ms = line.fields.get("boot"), line.fields.get("up_ms")
+    return _Time(line.at_ms, boot if isinstance(boot, str) else "", up_ms if isinstance(up_ms, int) else 0)
 
 
 def _begun(history: Sequence[Line]) -> Iterator[Line]:

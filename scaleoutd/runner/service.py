@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from scaleoutd import __version__
-from scaleoutd.core.clock import DAY_MS
 from scaleoutd.core.plan import OUTCOMES, Enforcement
 from scaleoutd.core.policy import Policy
 from scaleoutd.errors import (
@@ -34,7 +33,9 @@ from scaleoutd.ipc.doors import ServerDoor, TaskEnded
 from scaleoutd.ipc.messages import CancelTask, Delivered, Forgotten, Released, TaskOffer
 from scaleoutd.ipc.step import Probed
 from scaleoutd.runner import openings, planner
-from scaleoutd.runner.control import RunnerDesk, check_hold
+from scaleoutd.runner.admission import admit
+from scaleoutd.runner.budget import Uptime, runs_so_far
+from scaleoutd.runner.control import RunnerDesk
 from scaleoutd.runner.environments import resolve_environment
 from scaleoutd.runner.link import Link
 from scaleoutd.runner.outbox import Outgoing
@@ -224,8 +225,10 @@ class Runner:
 
     def at_rest(self) -> str:
         """What is said while nothing runs."""
-        begun, _ = self.room.runs.counts(self.room.now().wall_ms - DAY_MS, "")
-        return f"waits for tasks, {begun} runs in the last 24 hours"
+        begun = runs_so_far(self.room.runs, "", self.room.now(), Uptime.now()).day
+        waiting = len(self.room.approvals.kept.waiting)
+        asks = f", {waiting} sessions wait for approval" if waiting else ""
+        return f"waits for tasks, {begun} runs in the last 24 hours{asks}"
 
     def _tell_end(self, offer: TaskOffer, link: Link, error: ScaleoutError | None = None) -> bool:
         """Tells whoever watches in the foreground how a task ended; False when nobody does."""
@@ -272,7 +275,7 @@ class Runner:
                 raise PolicyDeniedError(
                     f"cannot run {offer.correlation_id} again: its result was delivered before", code="run-repeated"
                 )
-            check_hold(self.room.hold.now)
+            admit(self.room, offer)
             self._interrupt(run)  # its agent went away in the middle; the connection's end killed what ran
             if run.begun >= MAX_ATTEMPTS:
                 raise self._give_up(run)
@@ -376,7 +379,8 @@ def run(
     runner = Runner(room, log)
     stop_on_sigterm()
     if control is not None:
-        Control("runner", control, RunnerDesk(runner), log).start()
+        desk = RunnerDesk(runner)
+        Control("runner", control, desk, log, desk.may).start()
     reason = "the parent is gone"
     try:
         told = runner.start()

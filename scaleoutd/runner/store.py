@@ -31,6 +31,7 @@ from scaleoutd.core.manifest import FileEntry, Manifest
 from scaleoutd.core.records import Sha256Hex, decode, encode
 from scaleoutd.durable import make_private_folder, replace_file, storage_errors, sync_folder
 from scaleoutd.errors import FormatError, StorageError
+from scaleoutd.hostclock import boot_id as _boot
 from scaleoutd.runner.hashing import check_files
 from scaleoutd.runner.tree import Tree, identity
 from scaleoutd.runner.verify import Proven, compare, project_nodes, refuse
@@ -186,14 +187,3 @@ def _read_index(path: Path) -> _Index | None:
         return decode(_Index, strictjson.parse_canonical(data, max_bytes=MAX_INDEX_BYTES, what="the index"), "index")
     except (OSError, FormatError):
         return None
-
-
-_THIS_PROCESS = secrets.token_hex(16)
-
-
-def _boot() -> str:
-    """The kernel's id of this boot; where /proc does not show it, one of this process."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return _THIS_PROCESS

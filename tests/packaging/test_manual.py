@@ -126,7 +126,7 @@ def test_the_pages_name_files_commands_and_users_that_are_there() -> None:
         assert wanted in pages or re.fullmatch(r"scaleoutd-step-[1-6]", wanted), f"{wanted} is not in scaleoutd(7)"
     for unit in set(re.findall(r"scaleoutd[a-z-]*@?\.(?:service|socket|slice)\b", pages)):
         assert (ROOT / "systemd" / unit).exists(), unit
-    for command in set(re.findall(r"scaleoutctl ([a-z]+)", pages)):
+    for command in set(re.findall(r"scaleoutctl ([a-z]+(?:-[a-z]+)*)", pages)):
         assert command in COMMANDS, command
 
 

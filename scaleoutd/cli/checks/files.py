@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509 import load_der_x509_certificate
 
 from scaleoutd.agent.der import certificate_facts, first_of_pem
+from scaleoutd.cli.checks.budget import budget
 from scaleoutd.cli.checks.finding import Finding, Subject, fail, ok, warn
 from scaleoutd.cli.measures import counted, size
 from scaleoutd.core.plan import STEP_UID_BASE
@@ -31,12 +32,14 @@ def checks(subject: Subject) -> Iterator[Finding]:
     if subject.installed:  # installed.py looks at the rest, as the node's own users
         yield noexec_of_node(subject)
         yield disk(subject)
+        yield from budget(subject)
         return
     yield noexec(subject)
     yield state_folder(subject)
     yield interpreter(subject)
     yield from data_sets(subject)
     yield disk(subject)
+    yield from budget(subject)
     if subject.certificate or subject.key:
         yield certificate(subject)
 

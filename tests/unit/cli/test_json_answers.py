@@ -49,11 +49,12 @@ ANSWERS: dict[tuple[str, ...], tuple[list[str], set[str]]] = {
     ("audit", "show"): (["AUDIT"], {"runs"}),
 }
 LINES = {("audit", "tail")}  # one object a line
-# Commands of an installed node; test_node_commands.py, test_node_status.py and test_policy_command.py ask for their answers.
+# Commands of an installed node; test_node_*.py, test_policy_command.py and runner/test_budget.py ask for their answers.
 OF_A_NODE = {
     tuple(words.split())
     for words in (
-        "config check", "config init", "config show", "drain", "enroll", "identity csr", "identity install", "identity show",
+        "approve-session", "config check", "config init", "config show",
+        "drain", "enroll", "identity csr", "identity install", "identity show",
         "pause", "policy apply", "policy check", "policy show", "project install", "project rollback", "project show",
         "reload", "resume",
     )

@@ -47,7 +47,7 @@ def test_events_that_pages_name_are_in_the_catalogue() -> None:
 def test_commands_that_pages_name_exist() -> None:
     context = click.Context(scaleoutctl)
     for page in read_pages().values():
-        for command, options in re.findall(r"`scaleoutctl ([a-z]+)([^`]*)`", " ".join((*page.do, *page.causes))):
+        for command, options in re.findall(r"`scaleoutctl ([a-z]+(?:-[a-z]+)*)([^`]*)`", " ".join((*page.do, *page.causes))):
             found = scaleoutctl.get_command(context, command)
             assert found is not None, f"{page.code} names the command {command}"
             words = [*re.findall(r"^ ([a-z]+)", options)] if isinstance(found, click.Group) else []

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scaleoutd.core import catalogue
+from scaleoutd.core import catalogue, eventpage
 from scaleoutd.core.catalogue import EVENTS, EventType
 from scaleoutd.errors import FormatError
 from tests.unit.core.audit_samples import body_of
@@ -28,7 +28,7 @@ def test_names_are_unique_and_kinds_known() -> None:
 
 def test_the_document_is_the_catalogue() -> None:
     page = (ROOT / "docs" / "events.md").read_text()
-    assert page == catalogue.document(), "make it again: python -m scaleoutd.core.catalogue > docs/events.md"
+    assert page == eventpage.document(), "make it again: python -m scaleoutd.core.eventpage > docs/events.md"
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.name)
