@@ -96,7 +96,7 @@ def read_signed(path: Path) -> Side:
     else:
         with storage_errors(f"read {path}"), path.open("rb") as file:
             data = file.read(MAX_ENVELOPE_BYTES + 1)
-    envelope = parse_envelope(data, STATEMENT_TYPE)
+    envelope = parse_envelope(data, STATEMENT_TYPE, unsigned=True)
     signers = tuple(sorted(signature.keyid for signature in envelope.signatures))
     return Side(str(path), parse_manifest(envelope.payload), sha256_hex(envelope.payload), signers)
 

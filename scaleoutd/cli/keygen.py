@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from scaleoutd.core.keys import PrivateKey, PublicKey, public_key_of
+from scaleoutd.core.sshsig import parse_key_line
 from scaleoutd.durable import storage_errors, sync_folder, write_all
 from scaleoutd.errors import ConfigError, FormatError
 
@@ -36,16 +38,19 @@ class KeyFiles:
 @click.option("--algorithm", type=click.Choice(["ed25519", "p256"]), default="ed25519", show_default=True)
 @click.option("--name", default="scaleout", show_default=True, help="File name without its end.")
 @click.option("--passphrase-file", type=click.Path(path_type=Path), help="Encrypt the private key with this file's first line.")
+@click.option("--encrypt", is_flag=True, help="Encrypt the private key; ask for the passphrase.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def keygen(out: Path, algorithm: str, name: str, passphrase_file: Path | None, as_json: bool) -> None:
+def keygen(out: Path, algorithm: str, name: str, passphrase_file: Path | None, encrypt: bool, as_json: bool) -> None:
     """Make a signing key.
 
     \b
     Examples:
-      scaleoutctl keygen --name science
+      scaleoutctl keygen --name science --encrypt
       scaleoutctl keygen --name science --algorithm p256 --passphrase-file phrase
     """
     passphrase = read_passphrase(passphrase_file) if passphrase_file else None
+    if encrypt and passphrase is None:
+        passphrase = str(click.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)).encode("utf-8")
     files = write_key_pair(out, name, new_private_key(algorithm), passphrase)
     if as_json:
         told = {"private_key": str(files.private_path), "public_key": str(files.public_path), "keyid": files.keyid}
@@ -75,6 +80,18 @@ def write_key_pair(folder: Path, name: str, private_key: PrivateKey, passphrase:
         _create(files.public_path, public.pem.encode("ascii"), 0o644)
         sync_folder(folder)
     return files
+
+
+def open_private_key(path: Path, passphrase_file: Path | None) -> PrivateKey:
+    """The key at `path`; where it is encrypted and no file has its passphrase, the person at the terminal is asked."""
+    if passphrase_file is not None:
+        return read_private_key(path, read_passphrase(passphrase_file))
+    try:
+        return read_private_key(path)
+    except FormatError as exc:
+        if not isinstance(exc.__cause__, TypeError) or not sys.stdin.isatty():
+            raise
+    return read_private_key(path, str(click.prompt(f"Passphrase of {path}", hide_input=True, err=True)).encode("utf-8"))
 
 
 def read_private_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
@@ -116,9 +133,16 @@ def read_public_key(path: Path) -> PublicKey:
     if b"PRIVATE KEY" in data:
         raise ConfigError(f"cannot use {path} as a public key: it is a private one", hint="Name the .pub file beside it.")
     try:
-        return PublicKey.from_pem(data.decode("ascii"))
+        text = data.decode("ascii")
+        if text.startswith(("ssh-", "ecdsa-", "sk-")):
+            return PublicKey.from_ssh(parse_key_line(text))
+        return PublicKey.from_pem(text)
     except (UnicodeDecodeError, FormatError) as exc:
-        raise FormatError(f"cannot use {path}: it is no public key of a known kind", code="key-invalid") from exc
+        raise FormatError(
+            f"cannot use {path}: expected a public key, Ed25519 or P-256, in PEM or as OpenSSH writes it; found none",
+            code="key-invalid",
+            hint="Name the .pub file of `scaleoutctl keygen` or ssh-keygen.",
+        ) from exc
 
 
 def read_passphrase(path: Path) -> bytes:

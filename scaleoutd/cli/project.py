@@ -33,6 +33,7 @@ from scaleoutd.cli.terminal import escape, say, warn
 from scaleoutd.core.clock import Floors, utc_text
 from scaleoutd.core.manifest import MANIFEST_NAME
 from scaleoutd.core.policy import Policy
+from scaleoutd.core.trust import RootPin
 from scaleoutd.durable import replace_file, storage_errors, sync_folder
 from scaleoutd.errors import ConfigError, ScaleoutError
 from scaleoutd.runner.room import read_floors
@@ -164,9 +165,9 @@ def _prove(place: Place, folder: Path) -> Proven:
     """The envelope in `folder`; its files are proven where they are read."""
     policy = _policy(place)
     at = now()
-    trust_root = read_trust_root(place.inside(policy.trust_root), at)
     floors_file = place.state / "runner/floors.json"
     floors = read_floors(floors_file) if os.access(floors_file, os.R_OK) else Floors()
+    trust_root = read_trust_root(place.inside(policy.trust_root), at, pin=RootPin.of(floors))
     try:
         return prove(folder, trust_root, policy, floors, at)
     except ScaleoutError as exc:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from scaleoutd.cli.development import development_project, development_root_path, development_signer, resign_if_changed
-from scaleoutd.cli.keygen import read_passphrase, read_private_key
+from scaleoutd.cli.diff import fingerprint
 from scaleoutd.cli.progress import Progress
+from scaleoutd.cli.signer import PASSPHRASE_OPTION, SSH_KEY_OPTION, SSHSIG_OPTION, Signer, signers_of
 from scaleoutd.cli.signing import (
     Terms,
     changed_files,
@@ -24,17 +26,17 @@ from scaleoutd.cli.signing import (
     now,
     read_folder,
     read_unverified,
+    unsigned_envelope,
     write_envelope,
-    write_manifest,
 )
 from scaleoutd.core.clock import Floors, utc_text
-from scaleoutd.core.envelope import add_signature
-from scaleoutd.core.keys import PrivateKey, public_key_of
+from scaleoutd.core.envelope import MAX_ENVELOPE_BYTES, STATEMENT_TYPE, Envelope, parse_envelope, to_sign
 from scaleoutd.core.manifest import Expected, Manifest, VerifiedManifest, verify_manifest
 from scaleoutd.core.policy import Policy, parse_duration, parse_policy_yaml
+from scaleoutd.core.sshsig import NAMESPACE
 from scaleoutd.core.trust import TrustRoot
-from scaleoutd.durable import storage_errors
-from scaleoutd.errors import ConfigError
+from scaleoutd.durable import replace_file, storage_errors
+from scaleoutd.errors import ConfigError, VerificationError
 from scaleoutd.runner.hashing import Difference
 from scaleoutd.runner.rootfile import read_trust_root
 from scaleoutd.runner.tree import Tree
@@ -47,9 +49,15 @@ DAY_S = 86_400
 
 @click.command("sign")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path())
-@click.option("--key", "key_file", type=click.Path(path_type=Path), required=True, help="Private key (see keygen).")
-@click.option("--passphrase-file", type=click.Path(path_type=Path))
+@click.option("--key", "key_files", type=click.Path(path_type=Path), multiple=True, help="Private key (see keygen).")
+@SSH_KEY_OPTION
+@SSHSIG_OPTION
+@PASSPHRASE_OPTION
 @click.option("--add", is_flag=True, help="Add a signature to the manifest that is there, if the files are as it says.")
+@click.option(
+    "--from", "copies", type=click.Path(path_type=Path), multiple=True, help="Take the signatures of a copy; with --add."
+)
+@click.option("--request", type=click.Path(path_type=Path), help="Write what is to be signed, for ssh-keygen elsewhere.")
 @click.option("--name", help="Name of the project; default: as before, or the folder's name.")
 @click.option("--version", type=click.IntRange(1), help="Default: one above the manifest that is there.")
 @click.option("--expires", default="365d", show_default=True, help="How long from now.")
@@ -59,9 +67,13 @@ DAY_S = 86_400
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def sign(
     folder: Path,
-    key_file: Path,
+    key_files: tuple[Path, ...],
+    ssh_keys: tuple[Path, ...],
+    ssh_signatures: tuple[Path, ...],
     passphrase_file: Path | None,
     add: bool,
+    copies: tuple[Path, ...],
+    request: Path | None,
     name: str | None,
     version: int | None,
     expires: str,
@@ -75,15 +87,20 @@ def sign(
     \b
     Examples:
       scaleoutctl sign my-project --key science.key --expires 90d
-      scaleoutctl sign my-project --add --key security.key
+      scaleoutctl sign my-project --add --ssh-key ~/.ssh/id_ed25519_sk
     """
-    private_key = read_private_key(key_file, read_passphrase(passphrase_file) if passphrase_file else None)
+    named = (*key_files, *ssh_keys, *ssh_signatures)
+    signers = signers_of(key_files, passphrase_file, ssh_keys, ssh_signatures) if named or not (request or copies) else []
     project = locate_project(folder)
     if add:
         if name or version or policy_file or environments or data_sets:
-            raise ConfigError("cannot add a signature and change the manifest: --add goes with --key only")
-        _add(project, private_key, as_json=as_json)
+            raise ConfigError("cannot add a signature and change the manifest: --add goes with keys and signatures only")
+        _add(project, signers, copies, request, as_json=as_json)
         return
+    if ssh_signatures or copies:
+        raise ConfigError(
+            "cannot take a signature for a manifest that is only made now", hint="Use --add with --sshsig and --from."
+        )
     policy = _read_policy(policy_file) if policy_file else None
     terms = Terms(
         project=name,
@@ -93,7 +110,7 @@ def sign(
         data_sets=_expected(data_sets, policy, "data_sets"),
         policy_sha256=policy.digest() if policy else None,
     )
-    _sign_new(project, private_key, terms, as_json=as_json)
+    _sign_new(project, signers, terms, request, as_json=as_json)
 
 
 @click.command("verify")
@@ -121,24 +138,43 @@ def verify(folder: Path, trust_root: Path, as_json: bool) -> None:
     refuse(differences)
 
 
-def _sign_new(project: Path, private_key: PrivateKey, terms: Terms, *, as_json: bool) -> None:
+def _sign_new(project: Path, signers: list[Signer], terms: Terms, request: Path | None, *, as_json: bool) -> None:
     with Tree(project) as tree:
         found = read_unverified(tree)
         before = found[1] if found else None
         manifest = make_manifest(read_folder(tree), terms, before, now(), project.name)
-    write_manifest(project, manifest, [private_key])
+    envelope = unsigned_envelope(manifest)
+    for signer in signers:
+        envelope = signer.add_to(envelope)
+    write_envelope(project, envelope)
+    _write_request(request, envelope)
     changed = changed_files(before, manifest)
+    keyids = [signer.key.keyid for signer in signers]
     if as_json:
-        click.echo(json.dumps(_signed(manifest, public_key_of(private_key).keyid, changed=list(changed))))
+        click.echo(json.dumps(_signed(manifest, keyids, changed=list(changed))))
         return
-    click.echo(f"signed {manifest.project} version {manifest.version}: {len(manifest.files)} files, {manifest.size_bytes} bytes")
-    click.echo(f"by key {public_key_of(private_key).keyid}, until {utc_text(manifest.expires_ms)}")
+    verb = "signed" if signers else "wrote, not yet signed,"
+    click.echo(f"{verb} {manifest.project} version {manifest.version}: {len(manifest.files)} files, {manifest.size_bytes} bytes")
+    for keyid in keyids:
+        click.echo(f"by key {keyid}, until {utc_text(manifest.expires_ms)}")
     if before is not None:
         shown = ", ".join(changed[:10]) or "no file"
         click.echo(f"changed since version {before.version}: {shown}{' …' if len(changed) > 10 else ''}")
+    _say_request(request)
 
 
-def _signed(manifest: Manifest, keyid: str, **more: object) -> dict[str, object]:
+def _write_request(request: Path | None, envelope: Envelope) -> None:
+    if request is not None:
+        replace_file(request, to_sign(envelope), mode=0o644)
+
+
+def _say_request(request: Path | None) -> None:
+    if request is not None:
+        click.echo(f"to be signed: ssh-keygen -Y sign -n {NAMESPACE} -f KEY {request}")
+        click.echo(f"then here: scaleoutctl sign FOLDER --add --sshsig {request}.sig")
+
+
+def _signed(manifest: Manifest, keyids: list[str], **more: object) -> dict[str, object]:
     """JSON of `sign`."""
     return {
         "project": manifest.project,
@@ -146,12 +182,13 @@ def _signed(manifest: Manifest, keyid: str, **more: object) -> dict[str, object]
         "files": len(manifest.files),
         "size_bytes": manifest.size_bytes,
         "expires_ms": manifest.expires_ms,
-        "keyid": keyid,
+        "keyid": keyids[0] if keyids else None,
+        "keyids": keyids,
         **more,
     }
 
 
-def _add(project: Path, private_key: PrivateKey, *, as_json: bool) -> None:
+def _add(project: Path, signers: list[Signer], copies: tuple[Path, ...], request: Path | None, *, as_json: bool) -> None:
     with Tree(project) as tree:
         found = read_unverified(tree)
     if found is None:
@@ -162,12 +199,39 @@ def _add(project: Path, private_key: PrivateKey, *, as_json: bool) -> None:
     unverified = VerifiedManifest(manifest, "", (), {}, 0, manifest.development)
     with Progress("reading the project", manifest.size_bytes) as done:
         refuse(check_project(Proven(unverified, "", project), done))
-    write_envelope(project, add_signature(envelope, private_key))
-    keyid = public_key_of(private_key).keyid
+    for copy in copies:
+        envelope = _with_signatures_of(envelope, copy)
+    for signer in signers:
+        envelope = signer.add_to(envelope)
+    write_envelope(project, envelope)
+    _write_request(request, envelope)
+    keyids = [signer.key.keyid for signer in signers]
     if as_json:
-        click.echo(json.dumps(_signed(manifest, keyid, added=True)))
+        click.echo(json.dumps(_signed(manifest, keyids, added=True, signatures=len(envelope.signatures))))
         return
-    click.echo(f"added a signature to {manifest.project} version {manifest.version} by key {keyid}")
+    for keyid in keyids:
+        click.echo(f"added a signature to {manifest.project} version {manifest.version} by key {keyid}")
+    click.echo(
+        f"{len(envelope.signatures)} signature(s); fingerprint {fingerprint(hashlib.sha256(envelope.payload).hexdigest())}"
+    )
+    _say_request(request)
+
+
+def _with_signatures_of(envelope: Envelope, copy: Path) -> Envelope:
+    """Signatures that were added to a copy of the same manifest; whether they count is for `verify` to say."""
+    with storage_errors(f"read {copy}"):
+        other = parse_envelope(copy.read_bytes()[: MAX_ENVELOPE_BYTES + 1], STATEMENT_TYPE, unsigned=True)
+    if other.payload != envelope.payload:
+        ours, theirs = (hashlib.sha256(one.payload).hexdigest() for one in (envelope, other))
+        raise VerificationError(
+            f"cannot take the signatures of {copy}: expected manifest {ours}, found {theirs}",
+            code="signature-invalid",
+            hint=f"See what differs: `scaleoutctl diff FOLDER {copy}`.",
+            facts={"file": str(copy), "expected": ours, "found": theirs},
+        )
+    known = {item.sig for item in envelope.signatures}
+    new = tuple(item for item in other.signatures if item.sig not in known)
+    return replace(envelope, signatures=(*envelope.signatures, *new))
 
 
 def _read_policy(path: Path) -> Policy:

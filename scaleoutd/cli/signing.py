@@ -110,6 +110,11 @@ def write_manifest(folder: Path, manifest: Manifest, private_keys: Sequence[Priv
     write_envelope(folder, sign_payload(manifest_payload(manifest), STATEMENT_TYPE, private_keys))
 
 
+def unsigned_envelope(manifest: Manifest) -> Envelope:
+    """The manifest as it waits for its first signature; no node takes it like that."""
+    return Envelope(manifest_payload(manifest), STATEMENT_TYPE, ())
+
+
 def write_envelope(folder: Path, envelope: Envelope) -> None:
     replace_file(folder / MANIFEST_NAME, serialise_envelope(envelope), mode=0o644)
 
@@ -122,7 +127,7 @@ def read_unverified(tree: Tree) -> tuple[Envelope, Manifest] | None:
         return None
     except OSError as exc:
         raise VerificationError(f"cannot read {tree.root / MANIFEST_NAME}: {exc.strerror}", code="file-type") from exc
-    envelope = parse_envelope(data, STATEMENT_TYPE)
+    envelope = parse_envelope(data, STATEMENT_TYPE, unsigned=True)
     return envelope, parse_manifest(envelope.payload)
 
 

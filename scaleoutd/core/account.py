@@ -16,7 +16,15 @@ from scaleoutd.core.strictjson import Json
 
 # Events without a run that a reader wants to see: everything that failed, and what these say.
 NOTABLE = frozenset(
-    {"manifest-verified", "trust-root-accepted", "operator-command", "tail-cut", "clock-floor-lowered", "clock-jumped"}
+    {
+        "manifest-verified",
+        "trust-root-accepted",
+        "trust-root-reset",
+        "operator-command",
+        "tail-cut",
+        "clock-floor-lowered",
+        "clock-jumped",
+    }
 )
 
 

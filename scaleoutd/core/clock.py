@@ -6,6 +6,8 @@ Rules (DESIGN.md section 3; design-review F16, F17):
   2. A clock more than `MAX_SET_BACK_MS` below the latest time on record refuses: else an expired manifest lives again.
   3. A clock that is not synchronised never raises the time floor: a clock set far ahead would burn it.
   4. Runner and ledger both keep floors; the higher one counts, field by field.
+  5. With the version of the trust root goes its digest: another root of the same version is no newer one.  Where the two rooms
+     know different roots of one version nobody can say which was accepted, so nothing runs until a person has (`trust reset`).
 """
 
 from __future__ import annotations
@@ -39,30 +41,61 @@ class FloorsLike(Protocol):
     def root_version(self) -> int: ...
 
     @property
+    def root_sha256(self) -> str: ...
+
+    @property
     def manifest_versions(self) -> Mapping[str, int]: ...
 
 
 @dataclass(frozen=True)
 class Floors:
-    """The latest time and the highest versions that were ever accepted; `manifest_versions` by project name."""
+    """The latest time and the highest versions that were ever accepted; `manifest_versions` by project name.
+
+    `root_sha256` is the digest of the root of `root_version`, "" where only the version is known.
+    """
 
     time_ms: int = 0
     root_version: int = 0
     manifest_versions: Mapping[str, int] = field(default_factory=dict)
+    root_sha256: str = ""
 
 
 def highest(one: FloorsLike, other: FloorsLike) -> Floors:
-    """The maximum of both, field by field."""
+    """The maximum of both, field by field; VerificationError when they know two roots of one version."""
     versions = dict(one.manifest_versions)
     for project, version in other.manifest_versions.items():
         versions[project] = max(version, versions.get(project, 0))
-    return Floors(max(one.time_ms, other.time_ms), max(one.root_version, other.root_version), versions)
+    root_version, root_sha256 = _highest_root(one, other)
+    return Floors(max(one.time_ms, other.time_ms), root_version, versions, root_sha256)
 
 
-def raised(floors: FloorsLike, now: Now, *, root_version: int = 0, project: str = "", manifest_version: int = 0) -> Floors:
+def _highest_root(one: FloorsLike, other: FloorsLike) -> tuple[int, str]:
+    if one.root_version != other.root_version:
+        higher = max(one, other, key=lambda floors: floors.root_version)
+        return higher.root_version, higher.root_sha256
+    if one.root_sha256 and other.root_sha256 and one.root_sha256 != other.root_sha256:
+        raise VerificationError(
+            f"cannot trust the root of trust: two roots of version {one.root_version} are on record as accepted,"
+            f" {one.root_sha256} and {other.root_sha256}",
+            code="trust-root-invalid",
+            hint="Find out which one is right; then `scaleoutctl trust reset --reason TEXT`.",
+            facts={"expected": one.root_sha256, "found": other.root_sha256},
+        )
+    return one.root_version, one.root_sha256 or other.root_sha256
+
+
+def raised(
+    floors: FloorsLike,
+    now: Now,
+    *,
+    root_version: int = 0,
+    root_sha256: str = "",
+    project: str = "",
+    manifest_version: int = 0,
+) -> Floors:
     """The floors after something was accepted at `now`; the time rises only with a synchronised clock."""
     time_ms = max(floors.time_ms, now.wall_ms) if now.synchronised else floors.time_ms
-    accepted = Floors(time_ms, root_version, {project: manifest_version} if project else {})
+    accepted = Floors(time_ms, root_version, {project: manifest_version} if project else {}, root_sha256)
     return highest(replace(highest(floors, Floors()), time_ms=time_ms), accepted)
 
 
@@ -74,7 +107,9 @@ def check_clock(now: Now, floors: FloorsLike) -> None:
             f"cannot trust the clock: it shows {utc_text(now.wall_ms)}, expected no earlier than"
             f" {utc_text(floors.time_ms)}, a time that is already on record",
             code="clock-set-back",
-            hint="Set the clock right. If the time on record is the wrong one, lower it with a recorded command.",
+            hint="Set the clock right (`timedatectl`). If the time on record is the wrong one:"
+            " `scaleoutctl trust reset --clock --reason TEXT`.",
+            facts={"expected": f"{utc_text(floors.time_ms)} or later", "found": utc_text(now.wall_ms)},
         )
 
 

@@ -52,7 +52,7 @@ class VerifiedPayload:
 
 @dataclass(frozen=True)
 class _SignatureOnWire:
-    sig: Annotated[str, Text(256, "", 4)]
+    sig: Annotated[str, Text(2048, "", 4)]
     keyid: Annotated[str, Text(128)] = ""
 
 
@@ -60,7 +60,7 @@ class _SignatureOnWire:
 class _EnvelopeOnWire:
     payload: Annotated[str, Text(MAX_ENVELOPE_BYTES)]
     payload_type: Annotated[str, Text(128)] = field(metadata={"json": "payloadType"})
-    signatures: Annotated[tuple[_SignatureOnWire, ...], Count(1, MAX_SIGNATURES)]
+    signatures: Annotated[tuple[_SignatureOnWire, ...], Count(0, MAX_SIGNATURES)]
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
@@ -69,13 +69,18 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def parse_envelope(data: bytes, payload_type: str = STATEMENT_TYPE) -> Envelope:
-    """FormatError `envelope-invalid` when the bytes are no envelope of exactly this payload type."""
+def parse_envelope(data: bytes, payload_type: str = STATEMENT_TYPE, *, unsigned: bool = False) -> Envelope:
+    """FormatError `envelope-invalid` when the bytes are no envelope of exactly this payload type.
+
+    `unsigned`: one that waits for its first signature is one too.
+    """
     try:
         value = strictjson.parse(data, max_bytes=MAX_ENVELOPE_BYTES, what="the envelope")
         wire = decode(_EnvelopeOnWire, value, "envelope")
     except FormatError as exc:
         raise _refuse(exc.message.partition(": ")[2] or exc.message) from exc
+    if not wire.signatures and not unsigned:
+        raise _refuse("it has no signature")
     if wire.payload_type != payload_type:
         raise _refuse(f"expected payload type {payload_type}, found {wire.payload_type!r}")
     signatures = tuple(
@@ -106,10 +111,24 @@ def sign_payload(payload: bytes, payload_type: str, private_keys: Sequence[Priva
 
 def add_signature(envelope: Envelope, private_key: PrivateKey) -> Envelope:
     """The same payload with one signature more; an earlier one with the same key id is replaced."""
-    keyid = public_key_of(private_key).keyid
-    new = Signature(sign(private_key, pae(envelope.payload_type, envelope.payload)), keyid)
-    kept = tuple(item for item in envelope.signatures if item.keyid != keyid)
-    return Envelope(envelope.payload, envelope.payload_type, (*kept, new))
+    return with_signature(envelope, sign(private_key, to_sign(envelope)), public_key_of(private_key))
+
+
+def to_sign(envelope: Envelope) -> bytes:
+    """The bytes that each signer signs."""
+    return pae(envelope.payload_type, envelope.payload)
+
+
+def with_signature(envelope: Envelope, sig: bytes, key: PublicKey) -> Envelope:
+    """As `add_signature`, for a signature that was made elsewhere; VerificationError `signature-invalid` when it does not fit."""
+    if not key.verify(sig, to_sign(envelope)):
+        raise VerificationError(
+            f"cannot add the signature of key {key.keyid}: it does not fit these bytes",
+            code="signature-invalid",
+            hint="Sign the file that `--request` wrote, unchanged, with this key.",
+        )
+    kept = tuple(item for item in envelope.signatures if item.keyid != key.keyid)
+    return Envelope(envelope.payload, envelope.payload_type, (*kept, Signature(sig, key.keyid)))
 
 
 def verify_envelope(envelope: Envelope, keys: Iterable[PublicKey], threshold: int) -> VerifiedPayload:

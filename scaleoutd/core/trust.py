@@ -17,11 +17,11 @@ import fnmatch
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from scaleoutd.core import strictjson
-from scaleoutd.core.clock import Now, utc_text
+from scaleoutd.core.clock import FloorsLike, Now, utc_text
 from scaleoutd.core.envelope import TRUST_ROOT_TYPE, Envelope, parse_envelope, sign_payload, verify_envelope
 from scaleoutd.core.keys import MAX_PEM_CHARS, PrivateKey, PublicKey
 from scaleoutd.core.records import Count, Name, Positive, Range, Sha256Hex, Text, decode, encode
@@ -36,11 +36,21 @@ ProjectPattern = Annotated[str, Text(128, r"[A-Za-z0-9*][A-Za-z0-9._:@+*-]*")]
 
 @dataclass(frozen=True)
 class TrustedKey:
-    """A public key in PEM, whose it is, and which projects it may sign."""
+    """A public key in PEM, whose it is, and which projects it may sign.
+
+    `application`: the key lives in a FIDO authenticator, made with `ssh-keygen -t …-sk`; "ssh:" unless it was told otherwise.
+    `verify_required`: such a signature counts only when the authenticator verified its owner (PIN, finger), not just a touch.
+    """
 
     pem: Annotated[str, Text(MAX_PEM_CHARS, "", 1)]
     projects: Annotated[tuple[ProjectPattern, ...], Count(0, 256)] = ("*",)
     name: Annotated[str, Text(128, r"[^\x00-\x1f\x7f]*")] = ""
+    application: Annotated[str, Text(128, r"[\x21-\x7e]+")] | None = None
+    verify_required: bool | None = None
+
+    def public_key(self) -> PublicKey:
+        key = PublicKey.from_pem(self.pem)
+        return replace(key, application=self.application, verify_required=bool(self.verify_required))
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class TrustRoot:
     def public_keys(self, role: str | None = None) -> tuple[PublicKey, ...]:
         """The keys of a role, or all; revoked ones too."""
         wanted = self.keys if role is None else self.roles[role].keys
-        return tuple(PublicKey.from_pem(self.keys[keyid].pem) for keyid in wanted)
+        return tuple(self.keys[keyid].public_key() for keyid in wanted)
 
     def key_name(self, keyid: str) -> str:
         """What people call the key: its name, else the head of its id."""
@@ -125,6 +135,11 @@ class RootPin:
     version: int
     sha256: str
 
+    @classmethod
+    def of(cls, floors: FloorsLike) -> RootPin | None:
+        """What the floors know of it; None when they know a version at most."""
+        return cls(floors.root_version, floors.root_sha256) if floors.root_sha256 else None
+
 
 def parse_trust_root(payload: bytes) -> TrustRoot:
     """The document of a root's payload; FormatError when it contradicts itself.  Signatures are not looked at."""
@@ -156,6 +171,27 @@ def verify_chain(documents: Sequence[bytes], now: Now, *, floor_version: int = 0
         raise _refuse(f"expected version {floor_version} or later, found {root.version}")
     check_root_expiry(root, now)
     return root
+
+
+def verify_links(documents: Sequence[bytes]) -> tuple[TrustRoot, ...]:
+    """All roots of a chain whose links hold, whatever the time: what the next root is made from."""
+    return _verify_all(tuple(documents)) if documents else ()
+
+
+def missing_signatures(envelope: Envelope, root: TrustRoot, before: TrustRoot | None) -> Mapping[int, int]:
+    """Version → how many signatures of its `root` keys are still missing; empty when `root` can follow `before`."""
+    missing: dict[int, int] = {}
+    for asking in (before, root):
+        if asking is None:
+            continue
+        role = asking.roles[ROOT_ROLE]
+        try:
+            found = len(verify_envelope(envelope, _usable_root_keys(asking), 1).signers)
+        except VerificationError:
+            found = 0
+        if found < role.threshold:
+            missing[asking.version] = role.threshold - found
+    return missing
 
 
 @functools.lru_cache(maxsize=4)
@@ -207,6 +243,8 @@ def _check_keys(root: TrustRoot) -> None:
             raise _malformed(f"the key {key.name or keyid[:12]!r} has the id {found.keyid}, not {keyid[:64]}")
         if found.pem.strip() != key.pem.strip():
             raise _malformed(f"the key {keyid[:12]} is not written in its usual form")
+        if key.verify_required and key.application is None:
+            raise _malformed(f"the key {keyid[:12]} is in no authenticator, so nobody can be verified for it")
 
 
 def _check_roles(root: TrustRoot) -> None:

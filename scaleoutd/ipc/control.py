@@ -10,6 +10,7 @@ One connection is one command:
     Resume  → Done
     Change  → Done       the files of the node were changed; only recorded
     ApproveSession → Done   to the runner: a second person's word (runner/budget.py)
+    ResetTrust → Done    from root: the trust root that was accepted, or the latest time, is another one from now on
     Reload  → Done       certificates, keys and files are read again; what cannot be used changes nothing
                          (root may hand over new ones as descriptors: systemd gives credentials to a service only at its start)
 and each may be answered by Refused.
@@ -127,6 +128,21 @@ class ApproveSession:
     combiner: Annotated[str, Text(256, r"[^\x00-\x1f\x7f]*")] = ""
 
 
+@message("reset-trust")
+@dataclass(frozen=True)
+class ResetTrust:
+    """To the runner, from root only: what was accepted before counts no more.
+
+    With `root_version` and `root_sha256` the trust root that lies there now, which must be that one, is taken without the chain;
+    with `clock` the latest time on record is lowered to this host's clock.
+    """
+
+    reason: Reason
+    root_version: Natural = 0
+    root_sha256: Annotated[str, Text(64, r"([0-9a-f]{64})?")] = ""
+    clock: bool = False
+
+
 @message("done")
 @dataclass(frozen=True)
 class Done:
@@ -136,10 +152,16 @@ class Done:
     text: Line = ""
 
 
-Command = Drain | Pause | Resume | Reload | Change | ApproveSession
+Command = Drain | Pause | Resume | Reload | Change | ApproveSession | ResetTrust
 COMMANDS: Mapping[type[Command], str] = {
-    Drain: "drain", Pause: "pause", Resume: "resume", Reload: "reload", Change: "change", ApproveSession: "approve-session",
-}  # fmt: skip
+    Drain: "drain",
+    Pause: "pause",
+    Resume: "resume",
+    Reload: "reload",
+    Change: "change",
+    ApproveSession: "approve-session",
+    ResetTrust: "reset-trust",
+}
 
 
 @dataclass(frozen=True)
@@ -306,7 +328,7 @@ def refuse_command(room: str, command: Command) -> PolicyDeniedError:
 def event_of(command: Command, operator: Operator) -> dict[str, Json]:
     """The body of `operator-command`."""
     body: dict[str, Json] = {"command": COMMANDS[type(command)], "operator": operator.name, "peer_uid": operator.uid}
-    if isinstance(command, Pause):
+    if isinstance(command, Pause | ResetTrust):
         body["reason"] = command.reason
     if isinstance(command, ApproveSession):
         body["arguments"] = [command.session, command.combiner]

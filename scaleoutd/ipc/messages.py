@@ -145,8 +145,9 @@ class AskFloors:
 @message("floors")
 @dataclass(frozen=True)
 class Floors:
-    """The highest versions and the latest time that the trail has seen."""
+    """The highest versions and the latest time that the trail has seen; `root_sha256` is "" where only its version is known."""
 
     time_ms: Natural
     root_version: Natural
     manifest_versions: Mapping[str, int] = field(default_factory=dict)
+    root_sha256: Annotated[str, Text(64, r"([0-9a-f]{64})?")] = ""

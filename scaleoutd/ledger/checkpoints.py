@@ -101,6 +101,7 @@ class Resume:
     time_ms: Natural = 0
     root_version: Natural = 0
     manifest_versions: Mapping[str, int] = field(default_factory=dict)
+    root_sha256: Sha256Hex | None = None
 
     @property
     def tip(self) -> Tip | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trail has seen: highest manifest version by project, highest root version, latest time.
+"""What the trail has seen: highest manifest version by project, highest root version with its digest, latest time.
 
 A state machine over the trail's own events, so it is the same after a restart, and there is no file beside the trail that
 could be put back.  Each segment but the first opens with `floors-noted`, so reading one segment is enough.
@@ -30,6 +30,7 @@ class Floors:
         self.time_ms = 0
         self.reference_ms = 0
         self.root_version = 0
+        self.root_sha256 = ""
         self.manifest_versions: dict[str, int] = {}
 
     def apply(self, type_: str, body: Mapping[str, Any], time_ms: int) -> None:
@@ -43,7 +44,11 @@ class Floors:
         if type_ == "manifest-verified":
             self._raise(str(body["project"]), int(body["manifest_version"]))
         if type_ in ("manifest-verified", "trust-root-accepted", "floors-noted"):
-            self.root_version = max(self.root_version, int(body.get("root_version", 0)))
+            # A manifest says the version only: development roots are not pinned, and are made anew under the same number.
+            sha256 = "" if type_ == "manifest-verified" else str(body.get("root_sha256", ""))
+            self._raise_root(int(body.get("root_version", 0)), sha256)
+        if type_ == "trust-root-reset":
+            self.root_version, self.root_sha256 = int(body["root_version"]), str(body["root_sha256"])
         if type_ == "floors-noted":
             self.time_ms = max(self.time_ms, int(body["time_ms"]))
             for project, version in body["manifest_versions"].items():
@@ -64,9 +69,16 @@ class Floors:
             yield {
                 "time_ms": self.time_ms,
                 "root_version": self.root_version,
+                **({"root_sha256": self.root_sha256} if self.root_sha256 else {}),
                 "epoch": epoch,
                 "manifest_versions": {project: self.manifest_versions[project] for project in part},
             }
+
+    def _raise_root(self, version: int, sha256: str) -> None:
+        if version > self.root_version:
+            self.root_version, self.root_sha256 = version, sha256
+        elif version == self.root_version and not self.root_sha256:
+            self.root_sha256 = sha256
 
     def _raise(self, project: str, version: int) -> None:
         # The name comes from another room; what is no name of a project has no floor (and could not be noted).

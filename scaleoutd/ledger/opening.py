@@ -63,6 +63,7 @@ def _replay(journal: Journal, checkpoints: CheckpointFile, origin: str, start: R
     standing = Standing(start.tree(), start.tip, epoch=start.epoch)
     floors = standing.floors
     floors.time_ms, floors.reference_ms, floors.root_version = start.time_ms, start.reference_ms, start.root_version
+    floors.root_sha256 = start.root_sha256 or ""
     floors.manifest_versions.update(start.manifest_versions)
     signed = checkpoints.last[1] if checkpoints.last else None
     for number in (number for number in journal.numbers if number >= start.segment):

@@ -143,7 +143,9 @@ class Recorder:
         return max(0.05, min(waits) / 1000, (self._pause_until_ms - now_ms) / 1000)
 
     def answer_floors(self) -> messages.Floors:
-        return messages.Floors(self.floors.time_ms, self.floors.root_version, dict(self.floors.manifest_versions))
+        return messages.Floors(
+            self.floors.time_ms, self.floors.root_version, dict(self.floors.manifest_versions), self.floors.root_sha256
+        )
 
     def close(self, reason: str) -> None:
         """Orderly end: `ledger-stopped` under a checkpoint."""
@@ -231,7 +233,7 @@ class Recorder:
             raise failure
 
     def _lowered(self, reason: str) -> _Draft:
-        now_ms = self._clock().wall_ms
+        now_ms = min(self._clock().wall_ms, self.floors.time_ms)
         return self._draft("clock-floor-lowered", {"from_ms": self.floors.time_ms, "to_ms": now_ms, "reason": reason})
 
     def _write(self, drafts: Sequence[_Draft]) -> StorageError | None:
@@ -321,6 +323,7 @@ class Recorder:
             time_ms=self.floors.time_ms,
             root_version=self.floors.root_version,
             manifest_versions=dict(self.floors.manifest_versions),
+            root_sha256=self.floors.root_sha256 or None,
         )
         if self._journal.size_bytes:
             self._journal.next_segment()

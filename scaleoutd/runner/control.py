@@ -26,6 +26,7 @@ from scaleoutd.ipc.control import (
     Operator,
     Pause,
     Reload,
+    ResetTrust,
     Resume,
     State,
     Status,
@@ -34,6 +35,7 @@ from scaleoutd.ipc.control import (
 )
 from scaleoutd.runner.budget import Approval, Uptime, runs_so_far
 from scaleoutd.runner.policyfile import read_policy
+from scaleoutd.runner.resetting import reset_trust
 
 if TYPE_CHECKING:
     from scaleoutd.runner.service import Runner
@@ -114,6 +116,8 @@ class RunnerDesk:
             room.approvals.acted(command.command, *_persons(operator, command.login_uid))
             must_record(room.ledger.record, command, operator)
             return Done(True, "on record")
+        if isinstance(command, ResetTrust):
+            return reset_trust(room, command, operator)
         return Done(False, "the agent drains; what was begun ends here")
 
     def _approve(self, command: ApproveSession, operator: Operator) -> Done:

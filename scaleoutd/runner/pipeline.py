@@ -36,7 +36,7 @@ from scaleoutd.runner.outbox import Outgoing
 from scaleoutd.runner.policyfile import read_policy
 from scaleoutd.runner.receive import IncomingModel, ReceivedModel, check_told
 from scaleoutd.runner.room import Room
-from scaleoutd.runner.rootfile import read_trust_root
+from scaleoutd.runner.rootfile import accept_root
 from scaleoutd.runner.runs import UNRECORDED, Run
 from scaleoutd.runner.space import largest_model
 from scaleoutd.runner.startup import start_up
@@ -145,9 +145,9 @@ def verify(task: Task, policy: Policy) -> Proven:
     if policy.development and room.ask_to_sign is not None:
         room.ask_to_sign()  # the parent has the key; it refuses what was signed for production
     floors = room.floors()
-    root = read_trust_root(Path(policy.trust_root), task.now, floor_version=floors.root_version)
+    root = accept_root(task, policy, floors)
     proven = prove(Path(policy.project.path), root, policy, floors, task.now)
-    room.accept(proven.manifest, root.version, task.now)
+    room.accept(proven.manifest, task.now)
     manifest = proven.manifest.manifest
     task.note(
         "manifest-verified",

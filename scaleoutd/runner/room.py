@@ -17,7 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,6 +26,7 @@ from scaleoutd.core.clock import Now
 from scaleoutd.core.manifest import VerifiedManifest
 from scaleoutd.core.plan import Outcome
 from scaleoutd.core.strictjson import Json
+from scaleoutd.core.trust import RootPin, TrustRoot
 from scaleoutd.durable import make_private_folder, replace_file, storage_errors
 from scaleoutd.hold import HoldFile
 from scaleoutd.hostclock import HostClock
@@ -47,6 +48,20 @@ def read_floors(path: Path) -> clock.Floors:
     with storage_errors(f"read {path}"):
         data = path.read_bytes()
     return records.decode(clock.Floors, strictjson.parse(data, max_bytes=1 << 20, what="the floors"), "floors")
+
+
+def write_floors(path: Path, floors: clock.Floors) -> None:
+    replace_file(path, strictjson.canonical(records.encode(floors)))
+
+
+def reset_floors(path: Path, *, root: RootPin | None = None, clock_to: Now | None = None) -> None:
+    """Another root counts as the one accepted last; the latest time falls to `clock_to`, never rises to it."""
+    after = read_floors(path)
+    if root is not None:
+        after = replace(after, root_version=root.version, root_sha256=root.sha256)
+    if clock_to is not None:
+        after = replace(after, time_ms=min(after.time_ms, clock_to.wall_ms))
+    write_floors(path, after)
 
 
 @dataclass
@@ -130,11 +145,22 @@ class Room:
         """The higher of ours and the ledger's: restoring one of the two folders does not bring old code back."""
         return clock.highest(self.own_floors(), self.ledger.floors())
 
-    def accept(self, manifest: VerifiedManifest, root_version: int, now: Now) -> None:
+    def accept_root(self, root: TrustRoot, now: Now) -> None:
+        """Keeps the root as the one that every later root must follow.  Of a development root only the version: it is this
+        user's own, and made anew under the same number when its folder is removed."""
+        sha256 = "" if root.development else root.digest()
+        self._keep(clock.raised(self.own_floors(), now, root_version=root.version, root_sha256=sha256))
+
+    def accept(self, manifest: VerifiedManifest, now: Now) -> None:
         """Keeps what was accepted as the new floor."""
-        before = self.own_floors()
         project, version = manifest.manifest.project, manifest.manifest.version
-        after = clock.raised(before, now, root_version=root_version, project=project, manifest_version=version)
-        risen = (after.root_version, after.manifest_versions) != (before.root_version, before.manifest_versions)
-        if risen or after.time_ms >= before.time_ms + FLOOR_STEP_MS:
-            replace_file(self.state / "floors.json", strictjson.canonical(records.encode(after)))
+        self._keep(clock.raised(self.own_floors(), now, project=project, manifest_version=version))
+
+    def reset(self, *, root: RootPin | None = None, clock_to: Now | None = None) -> None:
+        """A person's word against what was accepted; the caller has put it on record."""
+        reset_floors(self.state / "floors.json", root=root, clock_to=clock_to)
+
+    def _keep(self, after: clock.Floors) -> None:
+        before = self.own_floors()
+        if replace(after, time_ms=before.time_ms) != before or after.time_ms >= before.time_ms + FLOOR_STEP_MS:
+            write_floors(self.state / "floors.json", after)

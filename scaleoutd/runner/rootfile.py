@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the chain of trust roots that the administrator installed, each time it is needed."""
+"""The chain of trust roots that the administrator installed, read each time it is needed, and which one this node accepted.
+
+Version and digest of the root accepted last are kept by runner and ledger (core/clock.py).  A later one must be the end of a
+chain that holds it; another one of the same version, or a chain that passes it by, is refused until a person says otherwise
+(`scaleoutctl trust reset`), on record.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scaleoutd.core.clock import Now
+from scaleoutd.core.clock import FloorsLike, Now
+from scaleoutd.core.policy import Policy
 from scaleoutd.core.trust import MAX_ROOT_BYTES, MAX_ROOTS, RootPin, TrustRoot, verify_chain
 from scaleoutd.durable import storage_errors
 from scaleoutd.errors import ConfigError, StorageError, VerificationError
+
+if TYPE_CHECKING:
+    from scaleoutd.runner.pipeline import Task
 
 # An envelope is base64 and carries signatures: a third more, and some.
 _MAX_DOCUMENT_BYTES = 2 * MAX_ROOT_BYTES
@@ -21,6 +31,18 @@ def read_trust_root(path: Path, now: Now, *, floor_version: int = 0, pin: RootPi
     `pin` is the root that was accepted last on this node.
     """
     return verify_chain(read_root_documents(path), now, floor_version=floor_version, pin=pin)
+
+
+def accept_root(task: Task, policy: Policy, floors: FloorsLike) -> TrustRoot:
+    """The root of trust for a task: the one accepted last, or one that its chain leads to.  A new one is kept as accepted."""
+    pin = None if policy.development else RootPin.of(floors)
+    root = read_trust_root(Path(policy.trust_root), task.now, floor_version=floors.root_version, pin=pin)
+    if not root.development and pin != RootPin(root.version, root.digest()):
+        before = {"previous_version": pin.version, "previous_sha256": pin.sha256} if pin else {}
+        # On record with the next barrier, which comes before anything runs.
+        task.note("trust-root-accepted", root_version=root.version, root_sha256=root.digest(), **before)
+    task.room.accept_root(root, task.now)
+    return root
 
 
 def read_root_documents(path: Path) -> tuple[bytes, ...]:

@@ -7,6 +7,7 @@ A table over both programs: a command that is added without a row, or without `-
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ WITHOUT = {
     ("scaleoutctl", "combiner", "start"): "a server for people",
     ("scaleoutctl", "combiner", "round"): "a line a round, for people",
 }
+ROOT = {"file", "version", "expires_ms", "sha256", "fingerprint", "roles", "missing"}
 # Command → arguments for a call that goes well in the folder of `person`, keys of the answer.
 ANSWERS: dict[tuple[str, ...], tuple[list[str], set[str]]] = {
     ("build",): ([], {"ok", "file", "bytes", "sha256", "format", "arrays", "parameters", "trail"}),
@@ -42,6 +44,11 @@ ANSWERS: dict[tuple[str, ...], tuple[list[str], set[str]]] = {
         ["--out", "../trust", "--sign-with", "../keys/k.key", "--key", "ml=../keys/m.pub"],
         {"file", "version", "expires_ms", "sha256", "roles"},
     ),
+    ("trust", "add"): (["../trust", "--key", "security=../keys/m2.pub", "--sign-with", "../keys/k.key"], ROOT),
+    ("trust", "rotate"): (["../trust", "--old", "m", "--new", "../keys/m2.pub", "--sign-with", "../keys/k.key"], ROOT),
+    ("trust", "revoke"): (["../trust", "--manifest", "0" * 64, "--sign-with", "../keys/k.key"], ROOT),
+    ("trust", "sign"): (["../drafted", "--sign-with", "../keys/k.key"], ROOT),
+    ("trust", "show"): (["../trust"], {"roots", "draft", "expired"}),
     ("sign",): (["../signed", "--key", "../keys/m.key"], {"project", "version", "keyid", "files", "changed"}),
     ("verify",): (["../signed", "--trust-root", "../trust"], {"verified", "project", "roles", "differences"}),
     ("diff",): (["../signed", "../signed"], {"same", "changes", "old", "new"}),
@@ -56,7 +63,7 @@ OF_A_NODE = {
         "approve-session", "config check", "config init", "config show",
         "drain", "enroll", "identity csr", "identity install", "identity show",
         "pause", "policy apply", "policy check", "policy show", "project install", "project rollback", "project show",
-        "reload", "resume",
+        "reload", "resume", "trust reset",
     )
 }  # fmt: skip
 
@@ -66,10 +73,13 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Person:
     someone = Person(tmp_path_factory.mktemp("person"))
     assert someone.call("run", "train", "--in", "seed.npz").returncode == 0
     assert someone.call("init", "../signed").returncode == 0
-    for name in ("k", "m"):
+    for name in ("k", "m", "m2"):
         assert someone.call("keygen", "--out", "../keys", "--name", name).returncode == 0
     trust = ["--out", "../trust", "--sign-with", "../keys/k.key", "--key", "ml=../keys/m.pub"]
     assert someone.call("trust", "init", *trust).returncode == 0
+    # A root that still lacks its signature.
+    assert someone.call("trust", "init", "--out", "../drafted", *trust[2:]).returncode == 0
+    assert someone.call("trust", "revoke", "../drafted", "--manifest", "1" * 64).returncode == 0
     assert someone.call("sign", "../signed", "--key", "../keys/m.key").returncode == 0
     return someone
 
@@ -92,6 +102,9 @@ def ask(person: Person, path: tuple[str, ...], *more: str) -> subprocess.Complet
         arguments[-1] = "fresh"
     if path == ("trust", "init"):
         arguments[1] = "../fresh-trust"
+    if path in (("trust", "add"), ("trust", "rotate"), ("trust", "revoke")):
+        shutil.copytree(person.project.parent / "trust", person.project.parent / f"{path[1]}-trust", dirs_exist_ok=True)
+        arguments[0] = f"../{path[1]}-trust"
     return person.call(*path, *arguments, *more)
 
 

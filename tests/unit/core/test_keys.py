@@ -62,10 +62,22 @@ def test_a_private_key_is_no_public_key() -> None:
         PublicKey.from_pem(pem.decode())
 
 
-@pytest.mark.parametrize("raw", sorted(_SMALL_ORDER), ids=lambda raw: raw.hex()[:8])
-def test_a_key_of_small_order_that_fits_any_message_is_refused(raw: bytes) -> None:
+@pytest.mark.parametrize("sign", [0, 1], ids=["x", "minus-x"])
+@pytest.mark.parametrize("y", sorted(_SMALL_ORDER), ids=lambda y: hex(y)[2:10])
+def test_a_key_of_small_order_that_fits_any_message_is_refused(y: int, sign: int) -> None:
+    raw = (y | sign << 255).to_bytes(32, "little")
     try:
         key = Ed25519PublicKey.from_public_bytes(raw)
+    except ValueError:
+        return  # the library refuses it itself
+    with pytest.raises(FormatError):
+        PublicKey.of(key)
+
+
+@pytest.mark.parametrize("y", [2**255 - 19, 2**255 - 18, 2**255 - 1])
+def test_a_second_spelling_of_a_point_is_refused(y: int) -> None:
+    try:
+        key = Ed25519PublicKey.from_public_bytes(y.to_bytes(32, "little"))
     except ValueError:
         return  # the library refuses it itself
     with pytest.raises(FormatError):

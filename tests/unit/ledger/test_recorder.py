@@ -93,6 +93,38 @@ def test_a_floor_is_lowered_only_by_a_recorded_command(tmp_path: Path) -> None:
     again.close("test")
 
 
+def test_a_root_is_kept_with_its_digest_over_rotations_and_replaced_by_a_persons_word_only(tmp_path: Path) -> None:
+    clock = ToldClock()
+    ledger = recorder(tmp_path, clock)
+    one, two = "1" * 64, "2" * 64
+    put(
+        ledger,
+        "manifest-verified",
+        room="runner",
+        project="heart",
+        manifest_version=1,
+        manifest_sha256=one,
+        signers=["x"],
+        root_version=1,
+    )
+    assert (ledger.answer_floors().root_version, ledger.answer_floors().root_sha256) == (1, "")
+    put(ledger, "trust-root-accepted", room="runner", root_version=1, root_sha256=one)
+    put(ledger, "trust-root-accepted", room="runner", root_version=1, root_sha256=two)  # a runner that fell
+    assert ledger.answer_floors().root_sha256 == one
+    put(ledger, "trust-root-accepted", room="runner", root_version=3, root_sha256=two)
+    body = {"root_version": 1, "root_sha256": one, "reason": "lost key", "operator": "root"}
+    (refusal,) = ledger.commit([request("runner", entry("trust-root-reset", **body))])
+    assert not isinstance(refusal, Recorded) and ledger.answer_floors().root_version == 3
+    ledger._rotate()
+    ledger.close("test")
+    again = recorder(tmp_path, clock)
+    assert (again.answer_floors().root_version, again.answer_floors().root_sha256) == (3, two)
+    put(again, "trust-root-reset", room="cli", **body)
+    again._rotate()
+    assert (again.answer_floors().root_version, again.answer_floors().root_sha256) == (1, one)
+    again.close("test")
+
+
 # --- floors -------------------------------------------------------------------------------------------------------
 
 

@@ -79,7 +79,7 @@ def test_control_an_honest_agent_gets_its_update_and_all_of_it_is_on_record(own:
     assert own.times_run("c1") == 1
     # The order of the way of a task; what is noted goes to the ledger with the next barrier.
     assert own.ledger.types() == [
-        "manifest-verified", "task-authorized", "model-received", "model-inspected", "run-about-to-start",
+        "trust-root-accepted", "manifest-verified", "task-authorized", "model-received", "model-inspected", "run-about-to-start",
         "run-ended", "outputs-accepted", "computed", "release", "outbox-forgotten",
     ]  # fmt: skip
     (release,) = own.recorded("release")
