@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # scaleoutd: everything a developer or a new user runs.  `make demo` and `make test` need nothing done before.
-.PHONY: help setup demo deb test test-full lint format attack-report bench pictures lock proto seccomp clean
+.PHONY: help setup demo deb test test-full fuzz lint format attack-report bench pictures lock proto seccomp clean
 
 PYTEST = .venv/bin/python -m pytest
 
@@ -9,6 +9,7 @@ help:
 	@echo "make test           set up, then every test once (linters included)"
 	@echo "make deb            the package for Debian 12 in dist/, the same bits each time; without a network when dist/wheels is filled"
 	@echo "make test-full      the same with repetitions: TEST_SCALE=10 unless set"
+	@echo "make fuzz           coverage-guided fuzzing of every parser, SECONDS=60 each unless set; TARGETS=\"yaml npz\" for some"
 	@echo "make lint           ruff and mypy alone"
 	@echo "make attack-report  the attack matrix as a table"
 	@echo "make bench          every benchmark, one JSON object each"
@@ -38,6 +39,10 @@ test-full: setup
 	@tools/setup.sh system
 	@tools/setup.sh package
 	@TEST_SCALE=$${TEST_SCALE:-10} $(PYTEST) --timeout=3600 tests
+
+fuzz: setup
+	@tools/setup.sh fuzz
+	@nice -n 15 .venv/bin/python -m tests.fuzz $(TARGETS) --seconds $${SECONDS:-60}
 
 lint: setup
 	@.venv/bin/ruff check scaleoutd tests benchmarks tools packaging
@@ -70,4 +75,4 @@ proto:
 	@tools/proto.sh
 
 clean:
-	@rm -rf .venv .venv-official dist build *.egg-info
+	@rm -rf .venv .venv-official .venv-fuzz dist build *.egg-info

@@ -19,7 +19,7 @@ settings.load_profile("scaleoutd")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-TIERS = ("unit", "kernel", "attack", "fault", "e2e", "packaging", "system")
+TIERS = ("unit", "fuzz", "kernel", "attack", "fault", "e2e", "packaging", "system")
 
 
 def tier_of(node_id: str) -> str:

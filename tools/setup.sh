@@ -3,7 +3,8 @@
 # Makes .venv from hash-locked requirements; with "official" what only the tests need: .venv-official (the official client) and
 # .venv-steps (its library beside the system's numpy and torch, for steps); with "system" what the booted tests need: systemd-nspawn,
 # QEMU and the cached image that both start (tools/image.sh, about a minute the first time); with "package" what builds and checks the
-# Debian package.  On Debian, as root, it first installs the packages that a fresh machine lacks; as an ordinary user it prints the
+# Debian package; with "fuzz" .venv-fuzz, where atheris is.  On Debian, as root, it first installs the packages that a fresh
+# machine lacks; as an ordinary user it prints the
 # one line that root has to run.
 set -eu
 cd "$(dirname "$0")/.."
@@ -65,6 +66,7 @@ system)
     "$PYTHON" -m tests.system.image
     ;;
 package) ;;
+fuzz) environment .venv-fuzz requirements/fuzz.txt ;;
 *)
     environment .venv requirements/dev.txt
     if ! .venv/bin/python -c 'import sys, importlib.metadata as m; sys.exit(m.version("scaleoutd") != sys.argv[1])' \

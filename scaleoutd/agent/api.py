@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,12 @@ from scaleoutd.core.strictjson import Json
 from scaleoutd.errors import ConfigError, CredentialError, FormatError, ScaleoutError, TransportError
 
 TIMEOUT_S = 10.0
+_HOST = re.compile(
+    r"(?=.{1,253}\Z)(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|(?=[^:]*:)[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9_.-]{1,16})?)"
+)
+_TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")  # what a header can carry (RFC 6750), and no longer than a token may be
 MAX_ANSWER_BYTES = 64 * 1024
+MAX_CLIENT_ID_CHARS = 256
 ENROLL = "/api/v1/clients/enroll"
 CLIENT_TOKEN = "/api/v1/clients/token"  # noqa: S105
 USER_TOKEN = "/api/auth/refresh"  # noqa: S105
@@ -40,7 +46,8 @@ class Origin:
     prefix: str
 
     def __str__(self) -> str:
-        return f"https://{self.host}:{self.port}{self.prefix}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}:{self.port}{self.prefix}"
 
 
 @dataclass(frozen=True)
@@ -67,20 +74,27 @@ class Assignment:
 
 def parse_origin(url: str) -> Origin:
     """ConfigError `tls-required` for plain HTTP, `config-invalid` for what is no https URL."""
-    parts = urlsplit(url if "://" in url else f"https://{url}")
+    try:
+        parts = urlsplit(url if "://" in url else f"https://{url}")
+        port = parts.port or 443
+    except ValueError as exc:
+        raise ConfigError(f"cannot use the API address {url[:256]!r}: {exc}"[:1024]) from exc
     if parts.scheme == "http":
         raise ConfigError(
-            f"cannot use the API address {url}: it is plaintext, a token would be readable on the way",
+            f"cannot use the API address {url[:256]}: it is plaintext, a token would be readable on the way",
             code="tls-required",
             hint="Use https://.",
         )
-    try:
-        port = parts.port or 443
-    except ValueError as exc:
-        raise ConfigError(f"cannot use the API address {url}: {exc}") from exc
     if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment or parts.username:
-        raise ConfigError(f"cannot use the API address {url}: expected https://HOST[:PORT][/PREFIX]")
+        raise ConfigError(f"cannot use the API address {url[:256]}: expected https://HOST[:PORT][/PREFIX]")
+    if not is_host(parts.hostname):
+        raise ConfigError(f"cannot use the API address {url[:256]!r}: its host is no name or address")
     return Origin(parts.hostname, port, parts.path.rstrip("/"))
+
+
+def is_host(text: str) -> bool:
+    """Whether a socket can be asked for it: its codec raises for a label of more than 63 characters or of none."""
+    return bool(_HOST.fullmatch(text))
 
 
 class Api:
@@ -95,15 +109,15 @@ class Api:
     def enroll(self, enrollment_token: str, client_id: str, name: str) -> Tokens:
         body = {key: value for key, value in (("name", name), ("client_id", client_id)) if value}
         answer = self._post(ENROLL, body, enrollment_token)
-        return Tokens(_text(answer, "access_token"), _text(answer, "refresh_token"), _text(answer, "client_id"))
+        return Tokens(_token(answer, "access_token"), _token(answer, "refresh_token"), _client_id(answer))
 
     def refresh(self, path: str, refresh_token: str) -> Tokens:
         """`path` is CLIENT_TOKEN or USER_TOKEN."""
         answer = self._post(path, {"refresh_token": refresh_token, "role": "client"}, "")
         expires = answer.get("expires_in")
         return Tokens(
-            _text(answer, "access_token", "access"),
-            _text(answer, "refresh_token", "refresh", required=False),
+            _token(answer, "access_token", "access"),
+            _token(answer, "refresh_token", "refresh", required=False),
             expires_in_s=int(expires) if isinstance(expires, int | float) and not isinstance(expires, bool) else 0,
         )
 
@@ -127,7 +141,9 @@ class Api:
         if not isinstance(port, int) or isinstance(port, bool) or not 0 < port < 65536:
             raise _bad_answer(ADD, "port is missing or no port number")
         host = _text(answer, "public_hostname", "internal_hostname", "host")
-        return Assignment(_text(answer, "client_id", required=False) or client_id, host, port)
+        if not is_host(host):
+            raise _bad_answer(ADD, f"its host {host[:80]!r} is no name or address")
+        return Assignment(_client_id(answer, required=False) or client_id, host, port)
 
     def _post(self, path: str, body: Mapping[str, Json], bearer: str) -> dict[str, Json]:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "Connection": "close"}
@@ -196,6 +212,20 @@ def _text(answer: Mapping[str, Json], *keys: str, required: bool = True) -> str:
     if required:
         raise _bad_answer(" or ".join(keys), "it is missing or no text")
     return ""
+
+
+def _token(answer: Mapping[str, Json], *keys: str, required: bool = True) -> str:
+    text = _text(answer, *keys, required=required)
+    if text and not _TOKEN.fullmatch(text):
+        raise _bad_answer(" or ".join(keys), f"its {len(text)} characters are no token")
+    return text
+
+
+def _client_id(answer: Mapping[str, Json], required: bool = True) -> str:
+    text = _text(answer, "client_id", required=required)
+    if len(text) > MAX_CLIENT_ID_CHARS or not text.isprintable():
+        raise _bad_answer("client_id", f"its {len(text)} characters are no id")
+    return text
 
 
 def _bad_answer(what: str, cause: str) -> TransportError:

@@ -18,11 +18,12 @@ from scaleoutd.errors import FormatError
 
 _INTEGER, _OID, _UTC_TIME, _GENERALIZED_TIME, _BMP_STRING = 0x02, 0x06, 0x17, 0x18, 0x1E
 _SEQUENCE, _SET, _VERSION = 0x30, 0x31, 0xA0
+_MAX_OID_BYTES = 64  # a number grows by 7 bits a byte, so its arithmetic is quadratic
 _NAMES = {
     "2.5.4.3": "CN", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST", "2.5.4.10": "O", "2.5.4.11": "OU",
     "0.9.2342.19200300.100.1.25": "DC", "0.9.2342.19200300.100.1.1": "UID",
 }  # fmt: skip
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
+_BEGIN, _END = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,12 @@ class CertificateFacts:
 
 def first_of_pem(data: bytes) -> bytes:
     """DER of the first certificate in a PEM file."""
-    found = _PEM.search(data)
-    if found is None:
+    begin = data.find(_BEGIN)
+    end = data.find(_END, begin) if begin >= 0 else -1
+    if end < 0:
         raise _refuse("there is no PEM certificate in it")
     try:
-        return base64.b64decode(b"".join(found[1].split()), validate=True)
+        return base64.b64decode(b"".join(data[begin + len(_BEGIN) : end].split()), validate=True)
     except binascii.Error as exc:
         raise _refuse("its PEM is broken") from exc
 
@@ -135,6 +137,8 @@ def _name(names: _Reader) -> str:
 
 def _dotted(data: bytes) -> str:
     numbers, value = [], 0
+    if len(data) > _MAX_OID_BYTES:
+        raise ValueError("an object identifier is too long")
     for byte in data:
         value = value << 7 | byte & 0x7F
         if not byte & 0x80:

@@ -74,7 +74,7 @@ class Intake:
             return Report(correlation_id, "FAILED", True, failure_response(exc.code, exc.message))
 
     def _receive(self, directive: Directive, combiner: str, wake: Callable[[], None]) -> Report | None:
-        problem = _problem_of(directive, combiner)
+        problem = problem_of(directive, combiner)
         entry = self._spool.receive(_bounded(directive) if problem else directive, combiner, problem)
         correlation_id = directive.correlation_id
         if problem is not None:
@@ -107,7 +107,7 @@ def kept(report: Report) -> Report:
     return Report(report.correlation_id, "PENDING", False, '{"message":"the client stops; the task is kept"}', report.started_ms)
 
 
-def _problem_of(directive: Directive, combiner: str) -> ScaleoutError | None:
+def problem_of(directive: Directive, combiner: str) -> ScaleoutError | None:
     """Why a directive cannot be offered to the runner, None when it can."""
     if directive.stop:
         return None

@@ -48,12 +48,18 @@ def read_tokens(folder: Path, client_id: str) -> CachedTokens | None:
     with storage_errors(f"read the token cache {path}"), open(path, "rb") as file:
         data = file.read(MAX_CACHE_BYTES + 1)
         mode = path.stat().st_mode & 0o777
+    token = refresh_token_of(data, path)
+    return CachedTokens(token, mode) if token else None
+
+
+def refresh_token_of(data: bytes, path: Path) -> str:
+    """ "" when there is none; ConfigError when the file cannot be read."""
     try:
         value = strictjson.parse(data, max_bytes=MAX_CACHE_BYTES, what=f"the token cache {path}")
     except FormatError as exc:
         raise ConfigError(exc.message, hint=f"Remove {path}, or give a token with --token-file.") from exc
     token = value.get("refresh_token") if isinstance(value, dict) else None
-    return CachedTokens(token, mode) if isinstance(token, str) and token else None
+    return token if isinstance(token, str) else ""
 
 
 def write_tokens(folder: Path, client_id: str, *, access_token: str, refresh_token: str, expires_at_s: int, now_s: float) -> None:

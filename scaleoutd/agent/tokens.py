@@ -21,10 +21,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from scaleoutd.agent.api import CLIENT_TOKEN, USER_TOKEN, Api, Tokens
 from scaleoutd.core import records, strictjson
+from scaleoutd.core.records import Text
 from scaleoutd.core.strictjson import Json
 from scaleoutd.durable import replace_file, storage_errors
 from scaleoutd.errors import ConfigError, CredentialError, FormatError, StorageError, TransportError
@@ -33,6 +34,7 @@ Kind = Literal["enrollment", "client-refresh", "user-refresh"]
 RENEW_BEFORE_S = 30.0
 COOL_DOWN_S = 10.0
 DEFAULT_LIFETIME_S = 300
+LATEST_S = 253_402_300_799  # 9999-12-31, the last date that the official client's cache can hold
 MAX_TOKEN_BYTES = 16 * 1024
 
 
@@ -44,8 +46,8 @@ class Cached:
     source_sha256: str
     client_id: str
     kind: Kind
-    access_token: str
-    refresh_token: str
+    access_token: Annotated[str, Text(MAX_TOKEN_BYTES)]
+    refresh_token: Annotated[str, Text(MAX_TOKEN_BYTES)]
     expires_at_s: int
 
     def __repr__(self) -> str:
@@ -60,6 +62,30 @@ def kind_of(token: str) -> Kind:
     if claims.get("role") == "enrollment":
         return "enrollment"
     return "client-refresh" if claims.get("role") == "client_refresh" else "user-refresh"
+
+
+def parse_cache(data: bytes) -> Cached:
+    """The token file; StorageError `state-corrupt` when it is damaged."""
+    try:
+        return records.decode(Cached, strictjson.parse(data, max_bytes=4 * MAX_TOKEN_BYTES, what="the token file"))
+    except FormatError as exc:
+        raise StorageError(
+            f"cannot use the token file: {exc.message}", code="state-corrupt", hint="Remove it and give a new token."
+        ) from exc
+
+
+def serialise_cache(cached: Cached) -> bytes:
+    return strictjson.canonical(records.encode(cached))
+
+
+def usable_expiry_s(expires: Json, lifetime_s: int, now_s: int) -> int:
+    """Unix seconds: the claim `exp`, else after the lifetime that the API named, else after the usual one.
+
+    Within what a date can be (tokencache.py writes one): the number is the server's and may be 1e300.
+    """
+    if isinstance(expires, int | float) and not isinstance(expires, bool):
+        return min(max(int(expires), 0), LATEST_S)
+    return min(now_s + (max(lifetime_s, 0) or DEFAULT_LIFETIME_S), LATEST_S)
 
 
 def claims_of(token: str) -> dict[str, Json]:
@@ -184,19 +210,18 @@ class TokenKeeper:
 
     def _save(self) -> None:
         """Until this has worked nobody gets the token: rule 2."""
-        replace_file(self._path, strictjson.canonical(records.encode(self._cached)), mode=0o600)
+        if self._cached is None:
+            raise AssertionError("no token to save")
+        replace_file(self._path, serialise_cache(self._cached), mode=0o600)
         self._unsaved = False
-        if self._cached is not None:
-            self._on_saved(self._cached)
+        self._on_saved(self._cached)
 
     def _expiry(self, tokens: Tokens) -> int:
         try:
             expires = claims_of(tokens.access_token).get("exp")
         except CredentialError:
             expires = None  # an access token may be opaque
-        if isinstance(expires, int | float) and not isinstance(expires, bool):
-            return int(expires)
-        return int(self._now_s()) + (tokens.expires_in_s or DEFAULT_LIFETIME_S)
+        return usable_expiry_s(expires, tokens.expires_in_s, int(self._now_s()))
 
     def _source(self) -> str:
         if not self._given and self._cached:
@@ -209,14 +234,7 @@ class TokenKeeper:
             return None
         with storage_errors(f"read {self._path.name}"):
             data = self._path.read_bytes()
-        try:
-            cached = records.decode(Cached, strictjson.parse(data, max_bytes=4 * MAX_TOKEN_BYTES, what="the token file"))
-        except FormatError as exc:
-            raise StorageError(
-                f"cannot use the token file: {exc.message}",
-                code="state-corrupt",
-                hint=f"Remove {self._path.name} and give a new token.",
-            ) from exc
+        cached = parse_cache(data)
         if self._given and cached.source_sha256 != self._source():
             return None
         if cached.origin != str(self._api.origin):

@@ -66,16 +66,20 @@ def read_init_file(path: Path) -> tuple[InitFile, list[str]]:
     with storage_errors(f"read the init file {path}"), open(path, "rb") as file:
         data = file.read(MAX_INIT_BYTES + 1)
         mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-    document = load_yaml(data, name=str(path), root="init")
-    # The official client takes numbers and booleans as they come: here each is its text.
-    value = {key: _text(item) for key, item in document.value.items()}
-    found = decode_yaml(InitFile, document, value)
+    found = parse_init_file(data, str(path))
     told = []
     if (found.refresh_token or found.token) and mode & 0o077:
         told.append(f"{path} holds a token and has mode {mode:04o}: others can read it; `chmod 600 {path}`")
     if found.package_checksum:
         told.append("package_checksum in the init file has no effect: the project's signed manifest says what may run")
     return found, told
+
+
+def parse_init_file(data: bytes, name: str) -> InitFile:
+    """ConfigError `yaml-invalid` with line and column."""
+    document = load_yaml(data, name=name, root="init")
+    # The official client takes numbers and booleans as they come: here each is its text.
+    return decode_yaml(InitFile, document, {key: _text(item) for key, item in document.value.items()})
 
 
 def _text(item: object) -> object:

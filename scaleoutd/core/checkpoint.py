@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
@@ -123,8 +123,12 @@ def parse_key(text: str) -> VerifierKey:
             raise ValueError(f"its type 0x{key.kind:02x} is unknown")
         if key.key_id.hex() != key_id:
             raise ValueError(f"its id is {key_id}, of its bytes {key.key_id.hex()}")
-    except (ValueError, IndexError, binascii.Error) as exc:
-        raise FormatError(f"cannot read a checkpoint key: {exc}", code="key-invalid", hint="Expected name+id+base64.") from exc
+        if key.encode() != text.strip():
+            raise ValueError("it is not in its one form")
+    except (ValueError, IndexError, UnsupportedAlgorithm) as exc:
+        raise FormatError(
+            f"cannot read a checkpoint key: {exc}"[:400], code="key-invalid", hint="Expected name+id+base64."
+        ) from exc
     return key
 
 

@@ -26,6 +26,7 @@ TRUST_ROOT_TYPE = "application/vnd.scaleoutd.trust-root+json"
 
 MAX_ENVELOPE_BYTES = 64 * 1024 * 1024
 MAX_SIGNATURES = 32
+_MAX_VALUES = 256  # no signature is proven yet: 64 MiB of empty arrays would need more than a gigabyte
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def parse_envelope(data: bytes, payload_type: str = STATEMENT_TYPE, *, unsigned:
     `unsigned`: one that waits for its first signature is one too.
     """
     try:
-        value = strictjson.parse(data, max_bytes=MAX_ENVELOPE_BYTES, what="the envelope")
+        value = strictjson.parse(data, max_bytes=MAX_ENVELOPE_BYTES, what="the envelope", max_values=_MAX_VALUES)
         wire = decode(_EnvelopeOnWire, value, "envelope")
     except FormatError as exc:
         raise _refuse(exc.message.partition(": ")[2] or exc.message) from exc

@@ -123,13 +123,27 @@ def _char_class(body: str, start: int) -> tuple[str, int]:
         return re.escape("["), start
     inner = body[start + 1 : end]
     negated = inner[0] in "!^"
-    members = (inner[1:] if negated else inner).replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^").replace("&", "\\&")
+    members = _members(inner[1:] if negated else inner)
     text = f"(?!/)[{'^' if negated else ''}{members}]"
     try:
         re.compile(text)
     except re.error as exc:
         raise _refuse(f"{body!r} has a bad character class: {exc}") from exc
     return text, end
+
+
+def _members(inner: str) -> str:
+    """Each character escaped: Python's own set operators (`--`, `&&`, `||`, `~~`) are plain characters here."""
+    parts: list[str] = []
+    index = 0
+    while index < len(inner):
+        if inner[index + 1 : index + 2] == "-" and index + 2 < len(inner):
+            parts.append(f"{re.escape(inner[index])}-{re.escape(inner[index + 2])}")
+            index += 3
+        else:
+            parts.append(re.escape(inner[index]))
+            index += 1
+    return "".join(parts)
 
 
 def _refuse(cause: str) -> FormatError:

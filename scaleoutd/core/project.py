@@ -20,6 +20,7 @@ from scaleoutd.errors import PolicyDeniedError, VerificationError
 
 PROJECT_FILE = "scaleout.yaml"
 IGNORE_FILE = ".scaleoutignore"
+MAX_COMMAND_CHARS = 64 * 1024  # shlex takes the square of a word's length
 STEP_NAMES = ("train", "validate", "predict")
 
 # Never part of a project, whatever .scaleoutignore says: caches that running the code makes, and version control.
@@ -115,6 +116,8 @@ def _split_command(document: YamlDocument, key: str, item: Json) -> Json:
     if not isinstance(item, dict) or not isinstance(item.get("command"), str):
         return item
     path = f"project.entry_points.{key}.command"
+    if len(item["command"]) > MAX_COMMAND_CHARS:
+        raise document.refuse(f"the command has {len(item['command'])} characters, at most {MAX_COMMAND_CHARS} are read", path)
     try:
         words = shlex.split(item["command"])
     except ValueError as exc:
@@ -124,5 +127,5 @@ def _split_command(document: YamlDocument, key: str, item: Json) -> Json:
     runs_shell = words[0].rpartition("/")[2] in _SHELLS and "-c" in words[1:3]
     for word in words:
         if not runs_shell and (word in _OPERATORS or "$(" in word or "`" in word or word.startswith("$")):
-            raise document.refuse(f"{word!r} needs a shell, and none is run", path, "Write it as: bash -c '…'")
+            raise document.refuse(f"{word[:80]!r} needs a shell, and none is run", path, "Write it as: bash -c '…'")
     return {**item, "command": words}

@@ -39,6 +39,8 @@ def check_schema(schema: Json, where: str = "settings_schema") -> None:
             _bound(value, f"{where}.{key}")
         if key in ("required", "enum") and not isinstance(value, list | tuple):
             raise _bad_schema(f"{where}.{key}", "must be an array")
+        if key == "required" and not all(isinstance(name, str) for name in value):
+            raise _bad_schema(f"{where}.{key}", "must be an array of names")
         if key == "additionalProperties" and not isinstance(value, bool):
             raise _bad_schema(f"{where}.{key}", "must be true or false")
         if key == "items":
@@ -136,11 +138,11 @@ def _shown(value: Json) -> str:
 
 def _denied(cause: str) -> PolicyDeniedError:
     return PolicyDeniedError(
-        f"cannot accept client_settings: {cause}",
+        f"cannot accept client_settings: {cause[:1000]}",
         code="settings-denied",
         hint="Allow them in the policy's settings_schema, or change them at the server.",
     )
 
 
 def _bad_schema(where: str, cause: str) -> FormatError:
-    return FormatError(f"cannot read {where}: it {cause}", code="record-invalid")
+    return FormatError(f"cannot read {where[:400]}: it {cause}", code="record-invalid")

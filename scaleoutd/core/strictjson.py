@@ -5,6 +5,7 @@ Rules of `parse` (RFC 8259, RFC 7493 I-JSON):
   1. UTF-8 without a byte-order mark, at most `max_bytes` bytes and `MAX_DEPTH` levels.
   2. No duplicate key, no NaN or infinity, no lone surrogate.
   3. Integers lie within ±(2^53 - 1); floats are refused unless the caller allows them.
+  4. At most `max_values` values: three bytes, "[],", become seventy in memory.
 
 `canonical` writes RFC 8785 (JCS) bytes for values without floats.  Floats are left out on purpose: no signed or chained
 document of this project has one, and ECMAScript's number form is the only hard part of that RFC.
@@ -23,20 +24,25 @@ Json = Any  # None | bool | int | float | str | list[Json] | dict[str, Json]
 
 MAX_SAFE_INTEGER = 2**53 - 1
 MAX_DEPTH = 32
+_MAX_CAUSE_CHARS = 400
+MAX_VALUES = 2_000_000
 
 # Possessive and with an optional end, so that it is linear on any bytes: a string that is never closed reaches to the end.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NOT_SIGNS = bytes(set(range(256)) - set(b"[{,"))
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 # It escapes exactly what RFC 8785 section 3.2.2.2 asks for when ensure_ascii is off.  One for all: json.dumps makes one a call.
 _literal = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def parse(data: bytes, *, max_bytes: int, allow_floats: bool = False, what: str = "JSON") -> Json:
+def parse(data: bytes, *, max_bytes: int, allow_floats: bool = False, what: str = "JSON", max_values: int = MAX_VALUES) -> Json:
     """The value of `data`; FormatError `json-invalid` for everything that is not strict."""
     if len(data) > max_bytes:
         raise _refuse(what, f"it has {len(data)} bytes, at most {max_bytes} are read")
     if _depth_of(data) > MAX_DEPTH:
         raise _refuse(what, f"it is nested deeper than {MAX_DEPTH} levels")
+    if _values_of(data, max_values) > max_values:
+        raise _refuse(what, f"it holds more than {max_values} values")
     try:
         text = data.decode("utf-8")
         value = json.loads(
@@ -110,7 +116,8 @@ def _write_object(value: Mapping[Any, Json], parts: list[str], depth: int) -> No
 
 
 def _refuse(what: str, cause: str) -> FormatError:
-    return FormatError(f"cannot read {what}: {cause}", code="json-invalid", hint="Write it again with a strict JSON writer.")
+    message = f"cannot read {what}: {cause[:_MAX_CAUSE_CHARS]}"  # a key or number that it names can be as large as the text
+    return FormatError(message, code="json-invalid", hint="Write it again with a strict JSON writer.")
 
 
 def _no_duplicates(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -156,6 +163,12 @@ def _depth_of(data: bytes) -> int:
         else:
             depth -= 1
     return deepest
+
+
+def _values_of(data: bytes, bound: int) -> int:
+    """At least as many as the values in `data`, exact only above `bound`; what stands in strings does not count."""
+    count = data.count(b",") + data.count(b"[") + data.count(b"{")
+    return count if count <= bound else len(_STRING.sub(b"", data).translate(None, _NOT_SIGNS))
 
 
 def _check_strings(value: Json, what: str) -> None:

@@ -7,6 +7,8 @@ Rules:
      all else is text.  YAML 1.1's `yes`, `on`, `0o17`, `1:30` and dates stay text, and the schema then refuses them.
   3. A null value in a mapping is the same as leaving the key out.
   4. Errors carry file, line and column; an unknown key carries the nearest known one.
+  5. A text is Unicode: no lone surrogate, which YAML's escapes could make and UTF-8 cannot hold.
+  6. The paths of all values have at most `MAX_PATH_CHARS` characters together: long keys above many values would need gigabytes.
 
 PyYAML scans and parses; its constructors are not used.
 """
@@ -28,6 +30,7 @@ from scaleoutd.errors import ConfigError, FormatError
 T = TypeVar("T")
 
 MAX_BYTES = 1024 * 1024
+MAX_PATH_CHARS = 16 * 1024 * 1024
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,15})")
 
 
@@ -67,14 +70,19 @@ def load_yaml(data: bytes, *, name: str, root: str) -> YamlDocument:
         raise _refuse(name, None, f"it has {len(data)} bytes, at most {MAX_BYTES} are read")
     try:
         text = data.decode("utf-8")
-        reader = _Reader(yaml.parse(text, Loader=yaml.SafeLoader), name)
-        value = reader.document(root)
+        loader = yaml.SafeLoader(text)
     except UnicodeDecodeError as exc:
         raise _refuse(name, None, f"byte {exc.start} is not UTF-8") from exc
+    except yaml.reader.ReaderError as exc:
+        raise _refuse(name, _position(text, exc.position), f"the character U+{int(exc.character):04X} is not allowed") from exc
+    try:
+        reader = _Reader(_events(loader), name)
+        value = reader.document(root)
     except yaml.MarkedYAMLError as exc:
         raise _refuse(name, exc.problem_mark or exc.context_mark, exc.problem or "syntax error") from exc
-    except yaml.YAMLError as exc:
-        raise _refuse(name, None, str(exc)) from exc
+    except (ValueError, OverflowError) as exc:
+        # PyYAML converts two kinds of numbers itself and lets the failure through: "\\U00110000" and a long %YAML version.
+        raise _refuse(name, loader.get_mark(), f"a number in an escape or directive is out of range: {exc}") from exc
     return YamlDocument(value, reader.positions, name, root)
 
 
@@ -108,6 +116,11 @@ def _suggestion(path: str, cause: str) -> str:
     return f"Did you mean {near[0]}?" if near else "Remove the key."
 
 
+def _events(loader: yaml.SafeLoader) -> Iterator[yaml.Event]:
+    while loader.check_event():
+        yield loader.get_event()  # type: ignore[no-untyped-call]
+
+
 class _Reader:
     """Turns PyYAML's events into values; each kind of event that the rules forbid is refused where it stands."""
 
@@ -115,6 +128,7 @@ class _Reader:
         self.positions: dict[str, Position] = {}
         self._events = events
         self._name = name
+        self._path_chars = 0
 
     def document(self, root: str) -> Json:
         next(self._events)  # stream start
@@ -143,6 +157,9 @@ class _Reader:
             raise _refuse(self._name, mark, "a tag (!) is not allowed")
         if depth > MAX_DEPTH:
             raise _refuse(self._name, mark, f"more than {MAX_DEPTH} levels")
+        self._path_chars += len(path)
+        if self._path_chars > MAX_PATH_CHARS:
+            raise _refuse(self._name, mark, "its keys are too long for so many values")
         self.positions.setdefault(path, _at(mark))
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event)
@@ -162,7 +179,7 @@ class _Reader:
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             key = self._key(event)
             if key in seen:
-                raise _refuse(self._name, event.start_mark, f"the key {key!r} appears twice")
+                raise _refuse(self._name, event.start_mark, f"the key {key[:64]!r} appears twice")
             seen.add(key)
             self.positions[f"{path}.{key}"] = _at(event.start_mark)
             value = self._value(next(self._events), f"{path}.{key}", depth + 1)
@@ -175,10 +192,16 @@ class _Reader:
             raise _refuse(self._name, event.start_mark, "a key is plain text, without anchor, alias or tag")
         if event.value == "<<" and event.style is None:
             raise _refuse(self._name, event.start_mark, "a merge key (<<) is not allowed")
-        return str(event.value)
+        return self._text(event)
+
+    def _text(self, event: yaml.ScalarEvent) -> str:
+        text = str(event.value)
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise _refuse(self._name, event.start_mark, "a text holds a lone surrogate")
+        return text
 
     def _scalar(self, event: yaml.ScalarEvent) -> Json:
-        text = str(event.value)
+        text = self._text(event)
         if event.style is not None:
             return text
         if text in ("", "~", "null"):
@@ -190,12 +213,19 @@ class _Reader:
         return text
 
 
+def _position(text: str, index: int) -> Position:
+    before = text[:index]
+    return Position(before.count("\n") + 1, index - before.rfind("\n"))
+
+
 def _at(mark: Any) -> Position:
     """Of PyYAML's mark, which counts from 0; its stubs have two kinds of it and allow None."""
+    if isinstance(mark, Position):
+        return mark
     return Position(mark.line + 1, mark.column + 1) if mark is not None else Position(1, 1)
 
 
 def _refuse(name: str, mark: Any, cause: str) -> ConfigError:
     where = f"{_at(mark)}: " if mark is not None else ""
-    message = f"cannot read {name}: {where}{cause}"
+    message = f"cannot read {name}: {where}{cause[:400]}"
     return ConfigError(message, code="yaml-invalid", hint="Keep to plain YAML: keys, values, lists.")

@@ -133,18 +133,23 @@ def verify(
 def read_line(line: bytes) -> Line | None:
     """A line with its fingerprint checked and in canonical form; None when anything about its bytes is wrong."""
     try:
+        if len(line) > event.MAX_LINE_BYTES:
+            return None
         value = _value_of(line)
         seal = chain.unseal(line)
-        if seal is None or seal[0] != seal[1] or len(line) > event.MAX_LINE_BYTES:
+        if seal is None or seal[0] != seal[1]:
             return None
         metadata, (proof,) = value["metadata"], value["attestation_list"]
         previous = proof.get("prev_event")
         if previous is not None:
             previous = chain.Tip(previous["uid"], previous["fingerprint"]["value"])
-        sequence, time_ms, uid = metadata["sequence"], value["time"], metadata["uid"]
-        if type(sequence) is not int or type(time_ms) is not int or type(uid) is not str:
+        sequence, time_ms, uid, chain_uid = metadata["sequence"], value["time"], metadata["uid"], proof["chain_uid"]
+        if type(sequence) is not int or type(time_ms) is not int or type(uid) is not str or type(chain_uid) is not str:
             return None
-        return Line(value, sequence, time_ms, proof["chain_uid"], previous, chain.Tip(uid, seal[0]))
+        unmapped = value["unmapped"]
+        if type(unmapped["event"]) is not dict or type(unmapped["room"]) is not str:
+            return None
+        return Line(value, sequence, time_ms, chain_uid, previous, chain.Tip(uid, seal[0]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, FormatError):
         return None
 
@@ -280,6 +285,8 @@ class Walk:
         unmapped = found.value["unmapped"]
         body = unmapped["event"]
         try:
+            if type(body["key"]) is not str or type(body["epoch"]) is not int:
+                raise ValueError("it is no text, or its epoch is no number")
             key = parse_key(body["key"])
             if unmapped["room"] != "ledger" or key.name != self.origin or body["epoch"] != len(self.keys) + 1:
                 raise ValueError("it is not the key of the next epoch of this trail")

@@ -69,7 +69,7 @@ def _replay(journal: Journal, checkpoints: CheckpointFile, origin: str, start: R
     for number in (number for number in journal.numbers if number >= start.segment):
         standing.segment_first = standing.tree.size
         for line in journal.lines(number):
-            _take(standing, line, origin, journal.numbers[-1] - number <= 1)
+            take(standing, line, origin, journal.numbers[-1] - number <= 1)
             if signed is not None and standing.tree.size == signed.size and standing.tree.root() != signed.root:
                 raise _broken(f"its first {signed.size} events are not those that were signed")
     if signed is not None and signed.size > standing.tree.size:
@@ -77,7 +77,7 @@ def _replay(journal: Journal, checkpoints: CheckpointFile, origin: str, start: R
     return standing
 
 
-def _take(standing: Standing, line: bytes, origin: str, recent: bool) -> None:
+def take(standing: Standing, line: bytes, origin: str, recent: bool) -> None:
     found = read_line(line)
     sequence = standing.tree.size
     if found is None or found.sequence != sequence or found.chain_uid != origin or found.previous != standing.tip:
@@ -86,9 +86,12 @@ def _take(standing: Standing, line: bytes, origin: str, recent: bool) -> None:
     standing.tree.append(line)
     standing.tip = found.tip
     standing.last_type = found.type
-    standing.floors.apply(found.type, unmapped["event"], found.time_ms)
-    if found.type == "epoch-key-made":
-        standing.epoch, standing.epoch_key = unmapped["event"]["epoch"], unmapped["event"]["key"]
+    try:
+        standing.floors.apply(found.type, unmapped["event"], found.time_ms)
+        if found.type == "epoch-key-made":
+            standing.epoch, standing.epoch_key = int(unmapped["event"]["epoch"]), str(unmapped["event"]["key"])
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise _broken(f"event {sequence} is a {found.type} without what belongs to one") from exc
     if recent:
         standing.ids[unmapped["room"], found.tip.uid] = sequence
 

@@ -25,11 +25,13 @@ _MAX_DIRECTORY_BYTES = 16 << 20
 _MAX_NAME_BYTES = 1024
 STORED, DEFLATED = 0, 8
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
+_PATCHED = 0x20
 _DATA_DESCRIPTOR = 0x8
 _UTF8 = 0x800
 _SIZES_AND_OFFSET = 1  # extra field 4.5.3
 _UNICODE_PATH = 0x7075  # extra field 4.6.9
 _BIG = 0xFFFFFFFF  # "see the ZIP64 field"
+_NEWEST_VERSION = 63  # of APPNOTE 6.3, in tenths (4.4.3)
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,17 @@ class Archive:
             if at + _DIRECTORY.size > length:
                 raise refuse("the archive's directory is cut off")
             fields = _DIRECTORY.unpack_from(data, at)
-            signature, _, _, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, _, _, _, offset = fields
+            signature, _, needed, flags, method, _, _, crc, packed, size, name_len, extra_len, comment_len, _, _, _, offset = (
+                fields
+            )
             body = at + _DIRECTORY.size
             if signature != b"PK\x01\x02" or body + name_len + extra_len + comment_len > length:
                 raise refuse("the archive's directory is damaged")
             name = _name_of(data[body : body + name_len], flags)
             extra = data[body + name_len : body + name_len + extra_len]
             size, packed, offset = _with_zip64(extra, size, packed, offset)
+            if needed & 0xFF > _NEWEST_VERSION:
+                raise refuse(f"entry {name!r} needs version {needed & 0xFF} of the format, at most {_NEWEST_VERSION} is read")
             _check_entry(name, flags, method, packed, size)
             if name in entries:
                 raise refuse(f"entry {name!r} appears twice")
@@ -201,6 +207,8 @@ def _name_of(raw: bytes, flags: int) -> str:
 def _check_entry(name: str, flags: int, method: int, packed: int, size: int) -> None:
     if flags & _ENCRYPTED:
         raise refuse(f"entry {name!r} is encrypted")
+    if flags & _PATCHED:
+        raise refuse(f"entry {name!r} is a patch of other data")
     if method not in (STORED, DEFLATED):
         raise refuse(f"entry {name!r} uses compression method {method}; only stored and deflated are read")
     if method == STORED and packed != size:

@@ -171,16 +171,22 @@ def _collect(cell: Cell, sock: socket.socket) -> Outcome:
             )
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(received) > 4:
             raise LaunchError("cannot read the data: the answer of the confined reader is too large")
-        value = strictjson.parse(data, max_bytes=MAX_RESULT_BYTES, what="the answer of the confined reader")
-        if not isinstance(value, dict):
-            raise LaunchError("cannot read the data: the answer of the confined reader is no object")
-        if "failed" in value:
-            raise _error_of(value["failed"])
+        value = result_of(data)
     except BaseException:
         for fd in received:
             os.close(fd)
         raise
     return Outcome(value, received)
+
+
+def result_of(data: bytes) -> dict[str, Any]:
+    """The JSON object that the child answered; raises the error that it answered instead, or that its answer is none."""
+    value = strictjson.parse(data, max_bytes=MAX_RESULT_BYTES, what="the answer of the confined reader")
+    if not isinstance(value, dict):
+        raise LaunchError("cannot read the data: the answer of the confined reader is no object")
+    if "failed" in value:
+        raise _error_of(value["failed"])
+    return value
 
 
 def _error_of(failed: Any) -> ScaleoutError:

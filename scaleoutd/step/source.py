@@ -16,6 +16,7 @@ from scaleoutd.errors import FormatError
 
 CHUNK_BYTES = 256 * 1024
 _STRETCH_BYTES = 16 << 20
+_MAX_CAUSE_CHARS = 1600
 
 
 class Source(Protocol):
@@ -36,7 +37,9 @@ def chunks(source: Source, offset: int, length: int, chunk_bytes: int = CHUNK_BY
 
 
 def refuse(cause: str, code: str = "container-invalid") -> FormatError:
-    return FormatError(f"cannot read the model: {cause}", code=code, hint="Ask who made the model to write it again.")
+    return FormatError(
+        f"cannot read the model: {cause[:_MAX_CAUSE_CHARS]}", code=code, hint="Ask who made the model to write it again."
+    )
 
 
 class FileSource:

@@ -22,6 +22,7 @@ _MAX_PICKLE_BYTES = 8 << 20
 _MAX_OPCODES = 2_000_000
 _MAX_DEPTH = 16
 _MAX_KEY_CHARS = 1024
+_MAX_NAME_CHARS = 1024
 # A list may hold the same list twice, and that one another: what is short in the file is without end to whoever walks it.
 _MAX_ITEMS = 1_000_000
 
@@ -88,7 +89,7 @@ def _check_entries(archive: Archive, root: str) -> None:
         if rest not in known and not (rest.startswith("data/") and rest[5:].isdigit()):
             raise refuse(f"entry {name!r} does not belong in a torch archive")
     order = archive.entries.get(root + "byteorder")
-    if order is not None and archive.open(order.name).read_at(0, order.size_bytes) != b"little":
+    if order is not None and (order.size_bytes != 6 or archive.open(order.name).read_at(0, 6) != b"little"):
         raise refuse("the torch archive is not little-endian")
 
 
@@ -115,7 +116,11 @@ class _Walk:
             raise refuse("its dictionaries are nested too deep")
         if self._items > _MAX_ITEMS:
             raise refuse(f"its dictionaries have more than {_MAX_ITEMS} items", "limit-model")
+        if len(path) > _MAX_NAME_CHARS:
+            raise refuse(f"a name in it has more than {_MAX_NAME_CHARS} characters", "limit-model")
         if isinstance(value, _Tensor):
+            if not path.isascii() and any("\ud800" <= char <= "\udfff" for char in path):
+                raise refuse("an array has a name that is no text")
             if path in self.tensors:
                 raise refuse(f"two arrays have the name {path[:120]!r}")
             self.tensors[path] = value
@@ -163,7 +168,7 @@ class _Machine:
 
     def run(self, data: bytes) -> Any:
         try:
-            for count, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(data))):
+            for count, (opcode, argument, at) in enumerate(pickletools.genops(io.BytesIO(data))):
                 if count > _MAX_OPCODES:
                     raise refuse("its pickle has too many opcodes", "limit-model")
                 if opcode.name in ("PROTO", "FRAME"):
@@ -173,6 +178,8 @@ class _Machine:
                 if opcode.name in self._simple:
                     self._stack.append(self._simple[opcode.name])
                 elif opcode.name in self._methods:
+                    if opcode.name == "GLOBAL":
+                        _check_spelling(str(argument), data, at or 0)
                     self._methods[opcode.name](argument)
                 else:
                     raise refuse(f"its pickle uses opcode {opcode.name}, which weights do not need", "model-format-denied")
@@ -221,15 +228,17 @@ class _Machine:
 
     def _stack_global(self, _: Any) -> None:
         name, module = self._stack.pop(), self._stack.pop()
+        if not isinstance(name, str) or not isinstance(module, str):  # the text of a nested value can be without end
+            raise ValueError("a name is no string")
         self._global(f"{module} {name}")
 
     def _persistent(self, _: Any) -> None:
         """("storage", storage type, key, location, elements), see torch.serialization."""
         kind, storage, key, _location, elements = self._stack.pop()
         name = storage.text.partition(" ")[2]
-        if kind != "storage" or name not in _STORAGES or not str(key).isdigit() or not _natural(elements):
+        if kind != "storage" or name not in _STORAGES or not _is_key(key) or not _natural(elements):
             raise ValueError("a persistent id is no storage")
-        self._stack.append(_Storage(name, str(key), elements))
+        self._stack.append(_Storage(name, key, elements))
 
     def _reduce(self, _: Any) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
@@ -253,6 +262,13 @@ class _Machine:
             raise ValueError("state is set on what is no dictionary")
 
 
+def _check_spelling(argument: str, data: bytes, at: int) -> None:
+    """pickletools resolves escapes in a name, pickle itself does not: only a name that both read alike is taken."""
+    module, _, name = argument.partition(" ")
+    if not data.startswith(f"c{module}\n{name}\n".encode("utf-8", "surrogatepass"), at):
+        raise ValueError("a name is written with escapes")
+
+
 def _tensor(storage: Any, start: Any, shape: Any, strides: Any) -> _Tensor:
     ok = isinstance(storage, _Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)
     if not ok or len(shape) != len(strides) or not all(_natural(value) for value in (start, *shape, *strides)):
@@ -261,6 +277,10 @@ def _tensor(storage: Any, start: Any, shape: Any, strides: Any) -> _Tensor:
     if 0 not in shape and last >= storage.elements:
         raise ValueError("a tensor reaches beyond its storage")
     return _Tensor(storage, shape)
+
+
+def _is_key(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdigit()
 
 
 def _natural(value: Any) -> bool:

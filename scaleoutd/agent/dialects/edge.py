@@ -33,7 +33,7 @@ from scaleoutd.proto.methods import Method
 
 CHUNK_BYTES = 1024 * 1024
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
-MAX_DATA_BYTES = 8 * 1024 * 1024
+MAX_DATA_BYTES, MAX_DATA_VALUES = 8 * 1024 * 1024, 200_000
 CALL_TIMEOUT_S = 10.0
 HEARTBEAT_TIMEOUT_S = 5.0
 TRANSFER_TIMEOUT_S = 120.0
@@ -364,7 +364,9 @@ def _settings_of(data: str, key: str) -> str:
     """The JSON text of `key`, "" when there are none."""
     if not data:
         return ""
-    value = strictjson.parse(data.encode(), max_bytes=MAX_DATA_BYTES, allow_floats=True, what="the task's data")
+    value = strictjson.parse(
+        data.encode(), max_bytes=MAX_DATA_BYTES, allow_floats=True, what="task data", max_values=MAX_DATA_VALUES
+    )
     settings = value.get(key) if isinstance(value, dict) else None
     return json.dumps(settings, ensure_ascii=False, sort_keys=True) if settings else ""
 
