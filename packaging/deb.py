@@ -1,13 +1,15 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the Debian package: dist/scaleoutd_VERSION_ARCH.deb (make deb).
+"""Builds the Debian package: dist/scaleoutd_VERSION_ARCH.deb (make deb; make deb DISTRIBUTION=trixie for Debian 13).
 
 Rules:
   1. The same tree gives the same bits, whoever builds, wherever, with any umask: no time but SOURCE_DATE_EPOCH (the last
      commit's when it is not set), no owner but root, no order but that of names, one thread of compression.
   2. By dpkg-deb alone: packed are layout.py's list and the maintainer scripts of packaging/debian as they are; no debhelper
      adds to them, so both can be read in full.
-  3. No root, no network when the wheels of requirements/site.txt lie in dist/wheels.
+  3. Compiled modules are for one Python, so there is a package for each Debian, and its dependencies refuse the other.  Debian
+     13's has the higher version: an upgrade of the system brings it.
+  4. No root, no network when the wheels of requirements/site.txt lie in dist/wheels.
 
 Needs dpkg-dev (dpkg-deb, dpkg-parsechangelog) and binutils.
 """
@@ -37,11 +39,13 @@ COMPLETION = {
     "fish": "usr/share/fish/vendor_completions.d/{}.fish",
 }
 KIB = 1024
+RELEASES = {"bookworm": "~deb12", "trixie": "~deb13"}  # as versions end
 
 
-def build(into: Path, wheels: Path, arch: str, version: str) -> Path:
-    """Builds the package for Debian's `arch` into the folder `into`; its path."""
-    found = libraries.wheels(wheels, libraries.MACHINES[arch])
+def build(into: Path, wheels: Path, arch: str, version: str, distribution: str) -> Path:
+    """Builds the package for Debian's `arch` and `distribution` into the folder `into`; its path."""
+    python = libraries.PYTHONS[distribution]
+    found = libraries.wheels(wheels, libraries.MACHINES[arch], python)
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scaleoutd-deb-") as work:
         root = Path(work) / "root"
@@ -51,7 +55,7 @@ def build(into: Path, wheels: Path, arch: str, version: str) -> Path:
         layout.copy(root, site)
         write_completion(root)
         write_documents(root, found, version)
-        write_control(root, arch, version)
+        write_control(root, arch, version, python)
         settle(root, epoch())
         target = into / f"scaleoutd_{version}_{arch}.deb"
         environment = {**os.environ, "SOURCE_DATE_EPOCH": str(epoch())}
@@ -134,7 +138,7 @@ def write_documents(root: Path, found: dict[libraries.Pin, Path], version: str) 
         page.unlink()
 
 
-def write_control(root: Path, arch: str, version: str) -> None:
+def write_control(root: Path, arch: str, version: str, python: str) -> None:
     """DEBIAN/: control, checksums, conffiles, scripts."""
     files = [path for path in sorted(root.rglob("*")) if path.is_file()]
     sums = [
@@ -142,7 +146,8 @@ def write_control(root: Path, arch: str, version: str) -> None:
         for path in files
         if str(path.relative_to(root)) not in layout.CONFFILES
     ]
-    values = {"@VERSION@": version, "@ARCH@": arch, "@INSTALLED@": str(installed_kib(root))}
+    only = f"python3 (>= {python[2]}.{python[3:]}), python3 (<< {python[2]}.{int(python[3:]) + 1})"
+    values = {"@PYTHON@": only, "@VERSION@": version, "@ARCH@": arch, "@INSTALLED@": str(installed_kib(root))}
     control = re.sub("@[A-Z]+@", lambda match: values[match[0]], (DEBIAN / "control").read_text())
     put(root, "DEBIAN/control", control.encode())
     put(root, "DEBIAN/md5sums", "".join(sums).encode())
@@ -184,8 +189,10 @@ def main() -> None:
     parser.add_argument("--wheels", type=Path, default=libraries.WHEELS)
     parser.add_argument("--arch", choices=sorted(libraries.MACHINES), default=_arch())
     parser.add_argument("--version", default="", help="another version than the changelog's: for a test of an upgrade")
+    parser.add_argument("--distribution", choices=sorted(RELEASES), default="bookworm")
     given = parser.parse_args()
-    path = build(given.into, given.wheels, given.arch, given.version or version_of_tree())
+    version = given.version or version_of_tree().replace(RELEASES["bookworm"], RELEASES[given.distribution])
+    path = build(given.into, given.wheels, given.arch, version, given.distribution)
     told = subprocess.run(["dpkg-deb", "-f", path, "Installed-Size"], check=True, capture_output=True, text=True).stdout
     print(f"{path}  {path.stat().st_size / 1e6:.2f} MB, installed {int(told) * KIB / 1e6:.1f} MB")
 

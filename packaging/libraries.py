@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The private libraries of a package: wheels of the lock requirements/site.txt, unpacked and stripped.
 
-    python3 packaging/libraries.py --wheels dist/wheels --into FOLDER
+    python3 packaging/libraries.py --wheels dist/wheels --distribution bookworm --into FOLDER
 
 Rules:
   1. A wheel counts only when its SHA-256 is in the lock.  What is missing in the folder of wheels is fetched by pip, which checks
@@ -28,7 +28,7 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parent.parent
 LOCK = TREE / "requirements/site.txt"
 WHEELS = TREE / "dist/wheels"
-PYTHON = "cp311"  # Debian 12's
+PYTHONS = {"bookworm": "cp311", "trixie": "cp313"}  # Debian 12's and Debian 13's: compiled modules are for one each
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 _LEFT_OUT = re.compile(
@@ -59,49 +59,49 @@ def pins(lock: Path = LOCK) -> list[Pin]:
     return found
 
 
-def wheel_of(pin: Pin, folder: Path, machine: str) -> Path | None:
-    """The wheel of `folder` that is this pin's, for our Python and `machine` ("x86_64"); None when there is none."""
+def wheel_of(pin: Pin, folder: Path, machine: str, python: str) -> Path | None:
+    """The wheel of `folder` that is this pin's, for `python` ("cp311") and `machine` ("x86_64"); None when there is none."""
     start = re.sub(r"[-_.]+", "_", pin.name).lower() + f"-{pin.version}-"
     for path in sorted(folder.glob("*.whl")):
-        if path.name.lower().startswith(start) and fits(path.name, machine) and digest(path) in pin.hashes:
+        if path.name.lower().startswith(start) and fits(path.name, machine, python) and digest(path) in pin.hashes:
             return path
     return None
 
 
-def fits(name: str, machine: str) -> bool:
-    """Whether the tags of a wheel's name are for our Python on glibc and `machine`."""
+def fits(name: str, machine: str, ours: str) -> bool:
+    """Whether the tags of a wheel's name are for the Python `ours` on glibc and `machine`."""
     tags = _TAG.search(name)
     if tags is None:
         return False
     python, abi, platform = tags.groups()
-    ours = (python, abi) == (PYTHON, PYTHON) or (abi == "abi3" and python[:3] == "cp3" and int(python[3:]) <= int(PYTHON[3:]))
+    built = (python, abi) == (ours, ours) or (abi == "abi3" and python[:3] == "cp3" and int(python[3:]) <= int(ours[3:]))
     pure = "py3" in python.split(".") and abi == "none"
-    return (ours or pure) and (platform == "any" or ("manylinux" in platform and platform.endswith(machine)))
+    return (built or pure) and (platform == "any" or ("manylinux" in platform and platform.endswith(machine)))
 
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def wheels(folder: Path, machine: str) -> dict[Pin, Path]:
+def wheels(folder: Path, machine: str, python: str) -> dict[Pin, Path]:
     """A wheel for each pin; missing ones are fetched into `folder` first."""
     folder.mkdir(parents=True, exist_ok=True)
     wanted = pins()
-    if any(wheel_of(pin, folder, machine) is None for pin in wanted):
+    if any(wheel_of(pin, folder, machine, python) is None for pin in wanted):
         print(f"libraries: fetching the wheels of {LOCK.relative_to(TREE)}", flush=True)
-        fetch(folder, machine)
-    found = {pin: wheel_of(pin, folder, machine) for pin in wanted}
+        fetch(folder, machine, python)
+    found = {pin: wheel_of(pin, folder, machine, python) for pin in wanted}
     if missing := [pin.name for pin, path in found.items() if path is None]:
-        raise SystemExit(f"libraries: {folder} has no wheel with a hash of the lock for {', '.join(missing)}")
+        raise SystemExit(f"libraries: {folder} has no wheel of {python} with a hash of the lock for {', '.join(missing)}")
     return {pin: path for pin, path in found.items() if path is not None}
 
 
-def fetch(folder: Path, machine: str) -> None:
+def fetch(folder: Path, machine: str, python: str) -> None:
     """By pip, from the index that this machine is set up for."""
     platforms = [f"--platform=manylinux{tag}_{machine}" for tag in ("2014", "_2_17", "_2_28")]
     subprocess.run(
         [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "-q", "--no-deps", "--only-binary=:all:",
-         "--require-hashes", f"--python-version={PYTHON[2]}.{PYTHON[3:]}", "--implementation=cp", f"--abi={PYTHON}", "--abi=abi3",
+         "--require-hashes", f"--python-version={python[2]}.{python[3:]}", "--implementation=cp", f"--abi={python}", "--abi=abi3",
          "--abi=none", *platforms, "-d", str(folder), "-r", str(LOCK)],
         check=True,
     )  # fmt: skip
@@ -142,8 +142,9 @@ def main() -> None:
     parser.add_argument("--wheels", type=Path, default=WHEELS)
     parser.add_argument("--into", type=Path, required=True)
     parser.add_argument("--arch", choices=sorted(MACHINES), default="amd64")
+    parser.add_argument("--distribution", choices=PYTHONS, default="bookworm")
     given = parser.parse_args()
-    unpack(wheels(given.wheels, MACHINES[given.arch]), given.into)
+    unpack(wheels(given.wheels, MACHINES[given.arch], PYTHONS[given.distribution]), given.into)
 
 
 if __name__ == "__main__":

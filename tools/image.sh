@@ -1,27 +1,47 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes the root image of Debian 12 that the booted tests start (tests/system), and prints the folder it lies in.
+# Makes the root image of a Debian that the booted tests start (tests/system), and prints the folder it lies in.
 #
-#   tools/image.sh        FOLDER/root            a root folder, for systemd-nspawn
-#   tools/image.sh -m     FOLDER/machine/        vmlinux, initrd, root.img from the same root, for QEMU
+#   tools/image.sh [-m] [bookworm | bookworm-backports | trixie]
 #
-# Both are made once and kept under ${XDG_CACHE_HOME:-~/.cache}/scaleoutd/images, keyed by this file (so by its package list).
-# Nothing ever writes to them: a container puts an overlay above, a machine a snapshot.  Packages come from the apt sources of
-# this machine; IMAGE_SOURCES=FILE names others.  Needs root, mmdebstrap, and for -m e2fsprogs, cpio, lz4, zstd.
+#   FOLDER/root        a root folder, for systemd-nspawn
+#   FOLDER/machine/    with -m: vmlinux, initrd, root.img from the same root, for QEMU
+#
+# bookworm (Debian 12, systemd 252) is meant where none is named; bookworm-backports is the same with systemd 254 and nothing else
+# of the backports; trixie is Debian 13 with systemd 257.
+#
+# Each is made once and kept under ${XDG_CACHE_HOME:-~/.cache}/scaleoutd/images, keyed by this file (so by its package list) and
+# the suite.  Nothing ever writes to them: a container puts an overlay above, a machine a snapshot.  Packages come from the apt
+# sources of this machine: from its files that name the suite, or, where none does, from those for bookworm with this suite's name in
+# them (a mirror has all suites under one address).  IMAGE_SOURCES=FILE names others.  Needs root, mmdebstrap, and for -m
+# e2fsprogs, cpio, lz4, xz, zstd.
 set -euo pipefail
 
 # What boots, what the deb depends on, and what tests look with.  Nothing of the project is in the image.
 boot="systemd systemd-sysv dbus udev kmod libpam-systemd apparmor auditd busybox-static"
 depends="adduser python3 python3-cryptography python3-yaml python3-numpy libseccomp2"
 look="procps util-linux iproute2 openssl acl attr debsums man-db needrestart libcap2-bin"
-suite=bookworm
+
+machine=
+if [ "${1:-}" = -m ]; then
+    machine=yes
+    shift
+fi
+suite=${1:-bookworm}
+case $suite in
+bookworm | bookworm-backports | trixie) ;;
+*)
+    echo "image: $suite is no suite of which images are made: bookworm, bookworm-backports, trixie" >&2
+    exit 1
+    ;;
+esac
 
 if [ "$(id -u)" != 0 ]; then
     echo "image: only root can make an image with the owners that a system has" >&2
     exit 1
 fi
 images=${XDG_CACHE_HOME:-$HOME/.cache}/scaleoutd/images
-image=$images/$(sha256sum "$0" | cut -c1-16)
+image=$images/$(sha256sum "$0" | cut -c1-16)-$suite
 mkdir -p "$images"
 # Sessions that start at the same time make it once.
 exec 9>"$images/.lock"
@@ -30,21 +50,47 @@ flock 9
 work=$(mktemp -d "$images/.making.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# The machine's own sources of the suite, each file as it is.
+# The machine's own files of sources that name suite $1.
+files_of() {
+    grep -lsE "^(Suites:|deb )[^#]*\b$1\b" /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources
+}
+
+# The files of sources for the image: the machine's own as they are, or copies of bookworm's in which the suite is named.
 sources() {
+    local file copy change own
     if [ -n "${IMAGE_SOURCES:-}" ]; then
         echo "$IMAGE_SOURCES"
-    else
-        grep -lsE "^(Suites:|deb )[^#]*\b$suite\b" /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources
+        return
     fi
+    own=$(files_of "$suite" || true) # grep also complains of files that are not there
+    if [ -n "$own" ] && [ "$suite" != bookworm-backports ]; then
+        echo "$own"
+        return
+    fi
+    mkdir "$work/sources"
+    files_of bookworm | while read -r file; do
+        case $suite:$file in
+        trixie:*) change="s/bookworm/trixie/g" ;;
+        # Backports stand beside the suite; in a .list each has a line of its own.
+        *.list) change='/bookworm-backports/d; / bookworm /{p; s/ bookworm / bookworm-backports /}' ;;
+        *) change='/^Suites:/{s/ bookworm-backports//; s/ bookworm( |$)/ bookworm bookworm-backports\1/}' ;;
+        esac
+        copy=$work/sources/$(basename "$file")
+        sed -E "$change" "$file" >"$copy"
+        echo "$copy"
+    done
 }
 
 make_root() {
     local files
     mapfile -t files < <(sources)
     if [ ${#files[@]} = 0 ]; then
-        echo "image: no apt source of this machine has $suite; name a file with one in IMAGE_SOURCES" >&2
+        echo "image: no apt source of this machine has $suite or bookworm; name a file with one in IMAGE_SOURCES" >&2
         exit 1
+    fi
+    if [ "$suite" = bookworm-backports ]; then
+        printf 'Package: src:systemd\nPin: release n=bookworm-backports\nPin-Priority: 990\n' >"$work/systemd"
+        set -- --setup-hook='mkdir -p "$1/etc/apt/preferences.d" && cp '"$work/systemd"' "$1/etc/apt/preferences.d/"'
     fi
     # The kernel is unpacked, not installed: its postinst would want an initramfs and a boot loader.
     cat >"$work/kernel" <<'HOOK'
@@ -58,13 +104,16 @@ dpkg-deb --fsys-tarfile linux-image-*.deb | tar -C "$1" --keep-directory-symlink
 chroot "$1" depmod "$(ls "$1/lib/modules")"
 HOOK
     chmod +x "$work/kernel"
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2086,SC2016
     mmdebstrap --quiet --variant=minbase --format=directory \
         --include="$(echo $boot $depends $look | tr ' ' ,)" \
         --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
         --aptopt='Acquire::Languages "none"' \
-        --customize-hook="$work/kernel" \
-        "$suite" "$work/root" "${files[@]}" >&2
+        --customize-hook="$work/kernel" "$@" \
+        "${suite%-backports}" "$work/root" "${files[@]}" >&2 || {
+        echo "image: mmdebstrap cannot make $suite from the apt sources of this machine (${files[*]##*/})" >&2
+        exit 1
+    }
     settle "$work/root"
     chmod 755 "$work/root"
     mkdir "$work/image"
@@ -158,7 +207,7 @@ if [ ! -d "$image/root" ]; then
     echo "image: making $image (once; about half a minute)" >&2
     make_root
 fi
-if [ "${1:-}" = -m ] && [ ! -d "$image/machine" ]; then
+if [ -n "$machine" ] && [ ! -d "$image/machine" ]; then
     echo "image: making $image/machine (once)" >&2
     make_machine
 fi

@@ -33,22 +33,24 @@ def build(
     *,
     wheels: Path = WHEELS,
     before: Sequence[str] = (),
+    distribution: str = "bookworm",
     python: str = sys.executable,
     environment: Mapping[str, str] | None = None,
 ) -> Path:
     """The package, in the folder `into`; `before` goes before the command (unshare, setpriv)."""
     command = [*before, python, "-B", str(tree / "packaging/deb.py"), "--into", str(into), "--wheels", str(wheels)]
+    command += ["--distribution", distribution]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return Path(ran.stdout.strip().splitlines()[-1].split("  ")[0])
 
 
 @functools.cache
-def of_this_tree() -> Path:
+def of_this_tree(distribution: str = "bookworm") -> Path:
     """The package of the tree as it is, built once for all tests of a session."""
     folder = tempfile.TemporaryDirectory(prefix="scaleoutd-deb-")
     atexit.register(folder.cleanup)
-    return build(Path(folder.name))
+    return build(Path(folder.name), distribution=distribution)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,34 +11,41 @@ import pytest
 
 from tests.packaging import deb as package
 from tests.system.container import Container
-from tests.system.image import missing_for_container, missing_for_machine
-from tests.system.install import install_deb, install_tree
+from tests.system.image import BOOKWORM, missing_for_container, missing_for_machine
+from tests.system.install import distribution, install_deb, install_tree
 from tests.system.machine import Machine
 
 BOOTED = "booted"
 FOLDER = Path(__file__).parent
 LIMIT_S = 1200
+SUITE = os.environ.get("SCALEOUTD_TEST_SUITE", BOOKWORM)  # of tests that do not name one
 
 
 @pytest.fixture(scope="module")
-def container() -> Iterator[Container]:
-    """A booted container of the module: Debian 12, systemd as PID 1, no network, nothing of the project installed."""
-    if reason := missing_for_container():
+def suite(request: pytest.FixtureRequest) -> str:
+    """The Debian that is booted; a module names others by parametrizing this fixture (indirect, scope="module")."""
+    return str(getattr(request, "param", SUITE))
+
+
+@pytest.fixture(scope="module")
+def container(suite: str) -> Iterator[Container]:
+    """A booted container of the module: Debian, systemd as PID 1, no network, nothing of the project installed."""
+    if reason := missing_for_container(suite):
         pytest.skip(reason)
-    with Container() as guest:
+    with Container(suite=suite) as guest:
         yield guest
 
 
 @pytest.fixture(scope="session")
 def booted_machine() -> Iterator[Callable[[], Machine]]:
     """The session's machine in the state in which it came up; a new one where a test has ended it."""
-    if reason := missing_for_machine():
+    if reason := missing_for_machine(SUITE):
         pytest.skip(reason)
     machines: list[Machine] = []
 
     def booted() -> Machine:
         if not machines or machines[-1].ended:
-            machines.append(Machine())
+            machines.append(Machine(suite=SUITE))
             machines[-1].keep(BOOTED)
         else:
             machines[-1].back_to(BOOTED)
@@ -71,12 +79,12 @@ def node_machine(machine: Machine) -> Machine:
     return machine
 
 
-@pytest.fixture(scope="session")
-def deb() -> Path:
-    """The package, built from this tree once a session."""
+@pytest.fixture(scope="module")
+def deb(suite: str) -> Path:
+    """The package for the suite, built from this tree once a session."""
     if reason := package.missing():
         pytest.skip(reason)
-    return package.of_this_tree()
+    return package.of_this_tree(distribution(suite))
 
 
 @pytest.fixture(scope="module")

@@ -9,27 +9,28 @@ not even after SIGKILL of pytest, but a folder and empty cgroups, which the next
 from __future__ import annotations
 
 from tests.system.guest import Guest
-from tests.system.image import TREE, image, seed
+from tests.system.image import BOOKWORM, TREE, image, seed
 
 INIT_V1 = """\
 #!/bin/sh
 for controller in memory pids cpu cpuacct devices blkio; do
     mount -o remount,rw,bind /sys/fs/cgroup/$controller 2>/dev/null
 done
-exec /usr/lib/systemd/systemd "$@"
+exec /usr/lib/systemd/systemd "$@" SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1
 """
 
 
 class Container(Guest):
-    """One booted container.  `options` are more options of systemd-nspawn."""
+    """One booted container of a suite.  `options` are more options of systemd-nspawn."""
 
-    def __init__(self, *options: str) -> None:
-        root = image() / "root"
-        super().__init__()
+    def __init__(self, *options: str, suite: str = BOOKWORM) -> None:
+        root = image(suite=suite) / "root"
+        super().__init__(suite)
         units = self.folder / "upper/etc/systemd/system"
         for path in (units, self.folder / "work", self.folder / "root", self.folder / "memory"):
             path.mkdir(parents=True)
-        (units / "auditd.service").symlink_to("/dev/null")  # a kernel has one audit daemon, and it is not ours
+        for unit in ("auditd.service", "audit-rules.service"):  # a kernel has one audit daemon, and it is not ours
+            (units / unit).symlink_to("/dev/null")
         seed(self.folder / "upper", {"usr/local/sbin/init-v1": INIT_V1})
         name = self.folder.name.replace("_", "0")  # as systemd-nspawn wants it, and the cgroups
         self.boot(

@@ -32,7 +32,8 @@ class Guest:
     umask = 0o022  # of every command
     patience = 1.0  # how much longer everything may take than on the machine itself
 
-    def __init__(self) -> None:
+    def __init__(self, suite: str) -> None:
+        self.suite = suite
         self._own = GuestFolder()
         self.folder = self._own.path  # of the host
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

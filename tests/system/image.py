@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parent.parent.parent
+BOOKWORM, BACKPORTS, TRIXIE = "bookworm", "bookworm-backports", "trixie"
+SYSTEMD = {BOOKWORM: 252, BACKPORTS: 254, TRIXIE: 257}  # of each suite that can be booted
 OWN = "usr/local/lib/guest"  # of the guest: the few modules of ours in it, as the package they are here
 INSIDE = ("inside", "forward", "unit_wait")
 LINE_UNIT = """\
@@ -37,33 +39,35 @@ TimeoutStopSec=2
 """
 
 
-def image(machine: bool = False) -> Path:
+def image(machine: bool = False, suite: str = BOOKWORM) -> Path:
     """The folder that has `root`, and with machine also `machine`."""
-    made = subprocess.run([TREE / "tools/image.sh", *(["-m"] if machine else [])], capture_output=True, text=True)
+    made = subprocess.run([TREE / "tools/image.sh", *(["-m"] if machine else []), suite], capture_output=True, text=True)
     if made.returncode:
-        raise AssertionError(f"the image could not be made:\n{made.stderr[-4000:]}")
+        raise AssertionError(f"the image of {suite} could not be made:\n{made.stderr[-4000:]}")
     return Path(made.stdout.strip())
 
 
-def missing_image(machine: bool) -> str:
+def missing_image(machine: bool, suite: str) -> str:
     """Where the archive of packages cannot be reached there is no image, and that says nothing about the node."""
     try:
-        image(machine)
+        image(machine, suite)
     except AssertionError as exc:
-        return f"booted tests need an image: {str(exc).splitlines()[-1]}"
+        return f"booted tests need an image of {suite}: {str(exc).splitlines()[-1]}"
     return ""
 
 
 @functools.cache
-def missing_for_container() -> str:
-    """Why no container can be booted here, or ''."""
-    return missing("mmdebstrap", "systemd-nspawn", "unshare", "setpriv") or missing_image(False)
+def missing_for_container(suite: str = BOOKWORM) -> str:
+    """Why no container of the suite can be booted here, or ''."""
+    return missing("mmdebstrap", "systemd-nspawn", "unshare", "setpriv") or missing_image(False, suite)
 
 
 @functools.cache
-def missing_for_machine() -> str:
-    """Why no machine can be booted here, or ''."""
-    return missing("mmdebstrap", "qemu-system-x86_64", "mke2fs", "cpio", "zstd", "unshare", "setpriv") or missing_image(True)
+def missing_for_machine(suite: str = BOOKWORM) -> str:
+    """Why no machine of the suite can be booted here, or ''."""
+    return missing("mmdebstrap", "qemu-system-x86_64", "mke2fs", "cpio", "xz", "zstd", "unshare", "setpriv") or missing_image(
+        True, suite
+    )
 
 
 def missing(*programs: str) -> str:
@@ -104,12 +108,12 @@ def seed(root: Path, programs: Mapping[str, str] | None = None, device: str = ""
 
 
 def main() -> None:
-    if reason := missing_for_machine() or missing_for_container():
-        print(f"setup: {reason}")
-        return
-    start_s = time.monotonic()
-    folder = image(machine=True)
-    print(f"setup: image of the booted tests in {time.monotonic() - start_s:.1f} s: {folder}")
+    for suite in SYSTEMD:
+        start_s = time.monotonic()
+        if reason := missing_for_machine(suite) if suite == BOOKWORM else missing_for_container(suite):
+            print(f"setup: {reason}")
+        else:
+            print(f"setup: image of the booted tests in {time.monotonic() - start_s:.1f} s: {image(suite == BOOKWORM, suite)}")
 
 
 if __name__ == "__main__":

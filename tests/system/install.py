@@ -20,8 +20,13 @@ from tests.system.image import TREE
 from tests.system.process import Ran
 
 
-def libraries(into: Path) -> None:
-    """The private libraries as the lock names them, from this test's own environment (the same pins)."""
+def libraries(into: Path, guest: Guest) -> None:
+    """The private libraries as the lock names them: from this test's own environment (the same pins) where its interpreter is as
+    the guest's, else from the wheels that the deb is made of."""
+    if guest.python("import sys; print(sys.version_info.minor)").text != str(sys.version_info.minor):
+        program: list[str | Path] = [sys.executable, "-B", TREE / "packaging/libraries.py"]
+        subprocess.run([*program, "--distribution", distribution(guest.suite), "--into", into], check=True)
+        return
     lock = (TREE / "requirements/site.txt").read_text()
     for name in re.findall(r"^([A-Za-z0-9_.-]+)==", lock, re.MULTILINE):
         for path in importlib.metadata.files(name) or []:
@@ -30,11 +35,16 @@ def libraries(into: Path) -> None:
                 shutil.copyfile(str(path.locate()), into / path)
 
 
+def distribution(suite: str) -> str:
+    """The one whose packages the suite runs: backports change systemd, and nothing of ours is built against that."""
+    return suite.removesuffix("-backports")
+
+
 def install_tree(guest: Guest) -> None:
     """Everything in place and known to systemd; nothing enabled, nothing configured."""
     with tempfile.TemporaryDirectory(dir=guest.folder) as name:
         root, site = Path(name, "root"), Path(name, "site")
-        libraries(site)
+        libraries(site, guest)
         layout: list[str | Path] = [sys.executable, TREE / "packaging/layout.py", "--into", root, "--libraries", site]
         subprocess.run(layout, check=True)
         for folder in sorted(root.iterdir()):

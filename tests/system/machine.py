@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from tests.system.guest import Guest
-from tests.system.image import image, seed
+from tests.system.image import BOOKWORM, image, seed
 
 KERNEL_LINE = (
     "console=ttyS0 quiet panic=-1 root=/dev/vda rw mitigations=off nokaslr random.trust_cpu=on no_timer_check tsc=reliable "
@@ -26,9 +26,9 @@ class Machine(Guest):
 
     patience = 6.0
 
-    def __init__(self, *kernel_options: str, memory_mib: int = 1536) -> None:
-        made = image(machine=True) / "machine"
-        super().__init__()
+    def __init__(self, *kernel_options: str, memory_mib: int = 1536, suite: str = BOOKWORM) -> None:
+        made = image(machine=True, suite=suite) / "machine"
+        super().__init__(suite)
         initrd = initrd_with_seed(made / "initrd", self.folder)
         self.boot(
             *("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-nic", "none"),
