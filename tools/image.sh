@@ -201,7 +201,7 @@ make_machine() {
 
 # What other versions of this file made is given up after two weeks without use.
 touch -c "$image"
-find "$images" -mindepth 1 -maxdepth 1 -name '????????????????' -mtime +14 -exec rm -rf {} +
+find "$images" -mindepth 1 -maxdepth 1 -name '????????????????*' -mtime +14 -exec rm -rf {} +
 
 if [ ! -d "$image/root" ]; then
     echo "image: making $image (once; about half a minute)" >&2
