@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """python -m benchmarks.sandbox --json: what the sandbox costs, interleaved with a plain spawn in the same run.
 
-Figures: cold start of a launcher to its hello, its memory, request to exec, request to result of /bin/true, an inspection of
-a small model; medians and 95th percentiles in milliseconds.
+Figures: start of a launcher to its hello, by turns cold (as systemd does it) and forked by a template (as in the foreground),
+memory of both, request to exec, request to result of /bin/true, an inspection of a small model; medians and 95th percentiles in
+milliseconds.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from scaleoutd.cli.launchers import Launchers
 from scaleoutd.core.plan import ModelRules
+from scaleoutd.ipc.channel import Channel
+from scaleoutd.ipc.packets import Connection
 from tests.step_client import MIB, StepClient, plan_for
 from tests.unit.step.models import npy, npz
 
@@ -55,8 +59,15 @@ def measure(rounds: int) -> dict[str, object]:
                 samples.setdefault("request_to_result_ms", []).append((time.perf_counter() - start) * 1000)
                 _time(samples, "inspect_64_KiB_ms", lambda: client.inspect(plan, rules, model_fd))
             memory = _memory(client.process.pid)
+        launchers = Launchers()
+        spare = _forked(launchers)
         for _ in range(max(3, rounds // 5)):
             _time(samples, "cold_start_ms", lambda: StepClient().close())
+            _time(samples, "forked_start_ms", lambda: _forked(launchers).close())
+        (template,) = _children(os.getpid())
+        memory |= {f"forked_{name}": value for name, value in _memory(_children(template)[0]).items()}
+        spare.close()
+        launchers.stop()
         os.close(model_fd)
         os.close(log)
     figures: dict[str, object] = {"benchmark": "sandbox", "n": rounds, "load_average": os.getloadavg()[0], **memory}
@@ -68,6 +79,20 @@ def measure(rounds: int) -> dict[str, object]:
     return figures
 
 
+def _forked(launchers: Launchers) -> Channel:
+    """A launcher that has said hello."""
+    ours, theirs = Connection.pair()
+    launchers.launch(theirs)
+    theirs.close()
+    channel = Channel(ours, "step")
+    channel.greet("runner")
+    return channel
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def _time(samples: dict[str, list[float]], name: str, act: Callable[[], object]) -> None:
     start = time.perf_counter()
     act()
@@ -77,7 +102,9 @@ def _time(samples: dict[str, list[float]], name: str, act: Callable[[], object])
 def _memory(pid: int) -> dict[str, float]:
     with open(f"/proc/{pid}/smaps_rollup") as file:
         values = {line.split(":")[0]: int(line.split()[1]) for line in file if line.endswith(" kB\n")}
-    return {"launcher_rss_MiB": round(values["Rss"] / 1024, 1), "launcher_pss_MiB": round(values["Pss"] / 1024, 1)}
+    own = values["Private_Clean"] + values["Private_Dirty"]
+    kib = {"rss": values["Rss"], "pss": values["Pss"], "private": own}
+    return {f"launcher_{name}_MiB": round(value / 1024, 1) for name, value in kib.items()}
 
 
 if __name__ == "__main__":
