@@ -7,7 +7,7 @@ PYTEST = .venv/bin/python -m pytest
 help:
 	@echo "make demo           set up, then a combiner, two nodes and three rounds on this machine; the trail is shown"
 	@echo "make test           set up, then every test once (linters included)"
-	@echo "make deb            the package for Debian 12 in dist/ (DISTRIBUTION=trixie: 13), the same bits each time; without a network when dist/wheels is filled"
+	@echo "make deb            the package for Debian 12 in dist/ (DISTRIBUTION=trixie: 13; ARCH=arm64), the same bits each time; without a network when dist/wheels is filled"
 	@echo "make test-full      the same with repetitions: TEST_SCALE=10 unless set"
 	@echo "make fuzz           coverage-guided fuzzing of every parser, SECONDS=60 each unless set; TARGETS=\"yaml npz\" for some"
 	@echo "make lint           ruff and mypy alone"
@@ -26,7 +26,7 @@ demo: setup
 
 deb: setup
 	@tools/setup.sh package
-	@.venv/bin/python packaging/deb.py --distribution $(or $(DISTRIBUTION),bookworm)
+	@.venv/bin/python packaging/deb.py --distribution $(or $(DISTRIBUTION),bookworm) $(if $(ARCH),--arch $(ARCH))
 
 test: setup
 	@tools/setup.sh official

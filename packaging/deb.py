@@ -28,11 +28,12 @@ from pathlib import Path
 
 import layout
 import libraries
+import sbom
 
 TREE = layout.TREE
 DEBIAN = TREE / "packaging/debian"
 SCRIPTS = ("postinst", "prerm", "postrm")
-DOCS = "usr/share/doc/scaleoutd"
+DOCS = layout.DOCS
 COMPLETION = {
     "bash": "usr/share/bash-completion/completions/{}",
     "zsh": "usr/share/zsh/vendor-completions/_{}",
@@ -51,10 +52,12 @@ def build(into: Path, wheels: Path, arch: str, version: str, distribution: str) 
         root = Path(work) / "root"
         root.mkdir(mode=0o755)
         site = Path(work) / "site"
-        libraries.unpack(found, site)
+        libraries.unpack(found, site, libraries.MACHINES[arch])
         layout.copy(root, site)
         write_completion(root)
         write_documents(root, found, version)
+        bill = sbom.bill(found, root / layout.LIBRARIES, version=version, arch=arch, when_s=epoch())
+        put(root, f"{DOCS}/sbom.cdx.json", bill)
         write_control(root, arch, version, python)
         settle(root, epoch())
         target = into / f"scaleoutd_{version}_{arch}.deb"

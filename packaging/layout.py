@@ -27,7 +27,8 @@ TREE = Path(__file__).resolve().parent.parent
 HOME = "usr/lib/scaleoutd"  # our package lies in HOME/scaleoutd, the private libraries in HOME/site
 LIBRARIES = f"{HOME}/site"
 CONFFILES = ("etc/needrestart/conf.d/scaleoutd.conf",)
-DOCUMENTS = ("README.md", "SECURITY.md")
+DOCS = "usr/share/doc/scaleoutd"
+DOCUMENTS = ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md")
 
 # What the package's own files make: users and the trail outlive a purge, the rest does not.
 STATE = ("etc/scaleoutd", "var/lib/scaleoutd", "run/scaleoutd")
@@ -88,11 +89,12 @@ def manual(tree: Path) -> Iterator[Item]:
 
 
 def documents(tree: Path) -> Iterator[Item]:
+    """In folders as in the tree, so that their links lead somewhere."""
     for name in DOCUMENTS:
-        yield Item(f"usr/share/doc/scaleoutd/{name}", tree / name)
-    for path in sorted((tree / "docs").glob("*.md")):
-        yield Item(f"usr/share/doc/scaleoutd/{path.name}", path)
-    yield Item("usr/share/doc/scaleoutd/examples/policy.yaml", tree / "policy/policy.example.yaml")
+        yield Item(f"{DOCS}/{name}", tree / name)
+    for path in (*sorted((tree / "docs").glob("*.md")), *files_below(tree / "docs/adr"), *files_below(tree / "docs/images")):
+        yield Item(f"{DOCS}/{path.relative_to(tree)}", path)
+    yield Item(f"{DOCS}/policy/policy.example.yaml", tree / "policy/policy.example.yaml")
     for path in files_below(tree / "policy"):
         if path.name != "policy.example.yaml" and path.suffix != ".py":
             yield Item(f"usr/share/scaleoutd/{path.relative_to(tree / 'policy')}", path)

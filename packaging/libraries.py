@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -107,8 +109,8 @@ def fetch(folder: Path, machine: str, python: str) -> None:
     )  # fmt: skip
 
 
-def unpack(found: dict[Pin, Path], into: Path) -> None:
-    """Unpacks the wheels; every file 0644, extensions stripped and checked."""
+def unpack(found: dict[Pin, Path], into: Path, machine: str) -> None:
+    """Unpacks the wheels for `machine`; every file 0644, extensions stripped and checked."""
     for path in found.values():
         with zipfile.ZipFile(path) as archive:
             for name in members(archive):
@@ -117,7 +119,7 @@ def unpack(found: dict[Pin, Path], into: Path) -> None:
                 target.write_bytes(archive.read(name))
                 target.chmod(0o644)
     for extension in sorted(into.rglob("*.so")):
-        strip(extension)
+        strip(extension, machine)
 
 
 def members(archive: zipfile.ZipFile) -> Iterator[str]:
@@ -128,13 +130,24 @@ def members(archive: zipfile.ZipFile) -> Iterator[str]:
             yield name
 
 
-def strip(path: Path) -> None:
+def strip(path: Path, machine: str) -> None:
     """Without symbols and comments, as Debian's own extensions are; SystemExit when it needs an unknown library."""
-    subprocess.run(["strip", "--strip-unneeded", "--remove-section=.comment", "--remove-section=.note", path], check=True)
-    told = subprocess.run(["objdump", "-p", path], check=True, capture_output=True, text=True).stdout
+    options = ["--strip-unneeded", "--remove-section=.comment", "--remove-section=.note"]
+    subprocess.run([binutil("strip", machine), *options, path], check=True)
+    told = subprocess.run([binutil("objdump", machine), "-p", path], check=True, capture_output=True, text=True).stdout
     needed = re.findall(r"NEEDED\s+(\S+)", told)
     if unknown := [name for name in needed if not _NEEDED.fullmatch(name)]:
         raise SystemExit(f"libraries: {path.name} needs {', '.join(unknown)}: name its package in packaging/debian/control")
+
+
+def binutil(name: str, machine: str) -> str:
+    """The program of binutils for `machine`'s files; SystemExit when only that of another machine is here."""
+    if found := shutil.which(f"{machine}-linux-gnu-{name}"):
+        return found
+    if machine != platform.machine():
+        package = f"binutils-{machine.replace('_', '-')}-linux-gnu"
+        raise SystemExit(f"libraries: {machine}-linux-gnu-{name} not found: apt-get install {package}")
+    return name
 
 
 def main() -> None:
@@ -144,7 +157,8 @@ def main() -> None:
     parser.add_argument("--arch", choices=sorted(MACHINES), default="amd64")
     parser.add_argument("--distribution", choices=PYTHONS, default="bookworm")
     given = parser.parse_args()
-    unpack(wheels(given.wheels, MACHINES[given.arch], PYTHONS[given.distribution]), given.into)
+    machine = MACHINES[given.arch]
+    unpack(wheels(given.wheels, machine, PYTHONS[given.distribution]), given.into, machine)
 
 
 if __name__ == "__main__":

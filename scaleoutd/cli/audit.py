@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`scaleoutctl audit`: verifies and shows a trail, from a copy of its folder, without a node and without a network.
+"""`scaleoutctl audit`: verifies and shows a trail, this node's or a copy of one, without a node and without a network.
+
+Every command takes the folder of a trail, or --state-dir, or finds the node's: the installed one's where there is one.
 
 Exit status 0: it verifies; 65: it does not, and the first wrong event is named.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from scaleoutd.cli import trailwalk
 from scaleoutd.cli.nodestate import newest_node
 from scaleoutd.cli.terminal import escape
-from scaleoutd.cli.trailtail import TrailEnd
+from scaleoutd.cli.trailtail import TrailEnd, segments_of
 from scaleoutd.core import event, trail
 from scaleoutd.core.account import Account, Run
 from scaleoutd.core.checkpoint import VerifierKey, complete_bytes, parse_key, split_notes
@@ -33,8 +37,23 @@ MAX_KEY_BYTES = 4096
 POLL_S = 0.3
 _TORN = "{} ends in the middle of a line: a crash, or it is being written"
 
-FOLDER = click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 FILES = click.Path(exists=True, dir_okay=False, path_type=Path)
+Command = Callable[..., None]
+
+
+def of_trail(command: Command) -> Command:
+    """The places that every command of a trail takes; it is called with `folder`, which is there."""
+
+    @functools.wraps(command)
+    def placed(folder: Path | None, state_dir: Path | None, **rest: Any) -> None:
+        if folder is not None and state_dir is not None:
+            raise click.UsageError("FOLDER and --state-dir name the same thing: give one of them")
+        command(folder=folder or newest_node(state_dir) / "audit", **rest)
+
+    taken = click.Path(exists=True, file_okay=False, path_type=Path)
+    placed = click.argument("folder", type=taken, required=False)(placed)
+    help_ = "the node's folder [the installed one, else the one that wrote last]"
+    return click.option("--state-dir", type=taken, help=help_)(placed)
 
 
 @click.group()
@@ -48,31 +67,32 @@ def audit() -> None:
 
 
 @audit.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
+@of_trail
 @click.option("--key", "keys", type=FILES, multiple=True, help="A checkpoint key that came another way (epoch-N.vkey).")
 @click.option("--checkpoint", "witnessed", type=FILES, multiple=True, help="Checkpoints that somebody else has kept.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
-def verify(context: click.Context, folder: Path | None, keys: Sequence[Path], witnessed: Sequence[Path], as_json: bool) -> None:
-    """Verify chain, tree, checkpoints and keys of the trail in FOLDER [that of the node that wrote last].
+def verify(context: click.Context, folder: Path, keys: Sequence[Path], witnessed: Sequence[Path], as_json: bool) -> None:
+    """Verify chain, tree, checkpoints and keys of the trail in FOLDER [this node's].
 
     \b
     Examples:
       scaleoutctl audit verify
       scaleoutctl audit verify copy-of-audit --key epoch-1.vkey --checkpoint kept.txt
     """
-    context.exit(verify_and_print(folder or newest_node(None) / "audit", keys, witnessed, as_json=as_json))
+    context.exit(verify_and_print(folder, keys, witnessed, as_json=as_json))
 
 
 @audit.command()
-@FOLDER
+@of_trail
 @click.option("--all", "everything", is_flag=True, help="Every event, one line each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show(folder: Path, everything: bool, as_json: bool) -> None:
-    """Show what ran, on which code, with which model, and what left.  Does not verify.
+    """Show what ran, on which code, with which model, and what left, of the trail in FOLDER [this node's].  Does not verify.
 
     \b
-    Example:
+    Examples:
+      scaleoutctl audit show
       scaleoutctl audit show copy-of-audit --all
     """
     if everything and not as_json:
@@ -83,18 +103,18 @@ def show(folder: Path, everything: bool, as_json: bool) -> None:
 
 
 @audit.command()
-@click.option("--state-dir", type=click.Path(path_type=Path, file_okay=False), help="the node's folder [the one that wrote last]")
+@of_trail
 @click.option("-n", "--last", "count", type=click.IntRange(0), default=10, show_default=True, help="How many to begin with.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an event and line.")
-def tail(state_dir: Path | None, count: int, follow: bool, as_json: bool) -> None:
-    """Show the last events of a node's trail, one line each.  Does not verify.
+def tail(folder: Path, count: int, follow: bool, as_json: bool) -> None:
+    """Show the last events of the trail in FOLDER [this node's], one line each.  Does not verify.
 
     \b
     Example:
       scaleoutctl audit tail -f
     """
-    end = TrailEnd(newest_node(state_dir) / "audit")
+    end = TrailEnd(folder)
     for item in end.last(count):
         _print_event(item, as_json)
     while follow:
@@ -242,7 +262,7 @@ def _short(value: object) -> str:
 
 
 def _segments(folder: Path) -> list[Path]:
-    segments = sorted(folder.glob("[0-9]*.jsonl"))
+    segments = segments_of(folder)
     if not segments and not (folder / "checkpoints").exists():
         raise ConfigError(
             f"cannot read {folder}: it is no audit trail, it has no segment NNNNNNNN.jsonl",

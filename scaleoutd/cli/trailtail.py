@@ -7,19 +7,32 @@ made on another computer of a network file system.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from scaleoutd.core import event
 from scaleoutd.core.event import Event
 from scaleoutd.durable import storage_errors
-from scaleoutd.errors import ConfigError
+from scaleoutd.errors import ConfigError, StorageError
 
 BLOCK_BYTES = 64 * 1024
+SEGMENT = re.compile(r"[0-9].*\.jsonl")
 
 
 def segments_of(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[0-9]*.jsonl"))
+    """In order; none when the folder is not there."""
+    try:
+        with storage_errors(f"read the trail in {folder}"):
+            return sorted(path for path in folder.iterdir() if SEGMENT.fullmatch(path.name))
+    except StorageError as exc:
+        if isinstance(exc.__cause__, FileNotFoundError):
+            return []
+        if isinstance(exc.__cause__, PermissionError):
+            exc.hint = (
+                "A node's trail is for root and group scaleoutd-audit: `sudo adduser USER scaleoutd-audit` and a new login."
+            )
+        raise
 
 
 class TrailEnd:
@@ -37,7 +50,7 @@ class TrailEnd:
             raise ConfigError(
                 f"cannot read {self.folder}: it is no audit trail, it has no segment NNNNNNNN.jsonl",
                 code="config-missing",
-                hint="Name the node's folder with --state-dir; `scaleoutctl status` lists yours.",
+                hint="Name the folder of a ledger or a copy of it; `scaleoutctl status` lists your nodes.",
             )
         found: list[bytes] = []
         for segment in reversed(segments):

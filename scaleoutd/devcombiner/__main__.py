@@ -9,6 +9,7 @@ input: commands, one JSON object a line, answered with one JSON line each; its e
          (or "model_id": M instead of "model": a model offered before)
     {"do": "wait", "correlation_id": I, "timeout_s": S, "for": "result" | "done"}           -> come, the task's times
     {"do": "session", "seed": FILE, "rounds": N, "min_clients": N, "round_timeout_s": S}    -> session_id
+    {"do": "certify", "request": FILE, "certificate": FILE}                                 -> a client certificate for a request
     {"do": "history"} {"do": "updates"}                                                     -> what came so far
 
 Commands are carried out one after the other: a "wait" holds up the next line, a session does not.
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
         combiner = DevCombiner(
             folder=options.state,
             client_certificate=options.client_certificate,
+            hostname=options.hostname,
             rest_port=options.rest_port,
             grpc_port=options.grpc_port,
             access_lifetime_s=options.access_lifetime,
@@ -120,6 +122,7 @@ class Console:
             "wait": self._wait,
             "connected": self._connected,
             "session": self._session,
+            "certify": self._certify,
             "history": lambda command: {"history": _plain(self._combiner.history)},
             "updates": lambda command: {"updates": _plain(self._combiner.updates)},
         }
@@ -148,6 +151,11 @@ class Console:
         board = self._combiner.board
         come = board.wait_until(lambda: len(board.connected()) >= command["count"], command["timeout_s"])
         return {"come": come, "clients": board.connected()}
+
+    def _certify(self, command: Json) -> Json:
+        certificate = self._combiner.ca.certify_client(Path(command["request"]).read_bytes())
+        Path(command["certificate"]).write_bytes(certificate)
+        return {"certificate": command["certificate"]}
 
     def _session(self, command: Json) -> Json:
         session = self._combiner.start_session(
@@ -178,6 +186,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--state", type=Path, required=True, help="a new folder for certificates and models")
     parser.add_argument("--client", action="append", default=[], help="issue a certificate and a token for this client id")
     parser.add_argument("--client-certificate", choices=("required", "none"), default="required")
+    parser.add_argument("--hostname", default="localhost", help="in its certificate and answers; it listens on loopback")
     parser.add_argument("--rest-port", type=int, default=0)
     parser.add_argument("--grpc-port", type=int, default=0)
     parser.add_argument("--access-lifetime", type=int, default=3600, help="seconds")

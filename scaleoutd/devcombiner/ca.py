@@ -12,17 +12,19 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from scaleoutd.durable import storage_errors
+from scaleoutd.errors import FormatError
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -49,7 +51,7 @@ class CertificateAuthority:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.ca_file.write_bytes(self._self_signed().public_bytes(serialization.Encoding.PEM))
 
-    def issue_server(self, label: str, hosts: Sequence[str] = LOOPBACK_HOSTS, *, expired: bool = False) -> CertifiedKey:
+    def issue_server(self, label: str, hosts: Iterable[str] = LOOPBACK_HOSTS, *, expired: bool = False) -> CertifiedKey:
         """A certificate for a server that answers under `hosts` (names or addresses)."""
         names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
         return self._issue(label, ExtendedKeyUsageOID.SERVER_AUTH, names, expired=expired)
@@ -57,6 +59,19 @@ class CertificateAuthority:
     def issue_client(self, label: str, *, expired: bool = False) -> CertifiedKey:
         """A certificate whose subject is `CN=label`."""
         return self._issue(label, ExtendedKeyUsageOID.CLIENT_AUTH, None, expired=expired)
+
+    def certify_client(self, request: bytes) -> bytes:
+        """The certificate for a request, both PEM; FormatError for a request that is not signed by its own key."""
+        try:
+            asked = x509.load_pem_x509_csr(request)
+            is_signed = asked.is_signature_valid
+        except (ValueError, UnsupportedAlgorithm) as exc:
+            raise FormatError(f"cannot certify: it is no certificate request: {exc}", code="key-invalid") from exc
+        key = asked.public_key()
+        if not is_signed or not isinstance(key, ec.EllipticCurvePublicKey):
+            raise FormatError("cannot certify: expected a request for an EC key, signed by that key", code="key-invalid")
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH
+        return self._certified(asked.subject, key, usage, None, expired=False).public_bytes(serialization.Encoding.PEM)
 
     def _issue(
         self,
@@ -67,18 +82,30 @@ class CertificateAuthority:
         expired: bool,
     ) -> CertifiedKey:
         key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, label)])
+        certificate = self._certified(subject, key.public_key(), usage, names, expired=expired)
+        self._issued += 1
+        stem = f"{self._issued:03d}-{''.join(c if c.isalnum() else '_' for c in label)[:40]}"
+        return self._write(stem, certificate, key)
+
+    def _certified(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        usage: x509.ObjectIdentifier,
+        names: x509.SubjectAlternativeName | None,
+        *,
+        expired: bool,
+    ) -> x509.Certificate:
         builder = (
-            self._builder(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, label)]), key.public_key(), expired=expired)
+            self._builder(subject, key, expired=expired)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
         )
         if names is not None:
             builder = builder.add_extension(names, critical=False)
-        certificate = builder.sign(self._key, hashes.SHA256())
-        self._issued += 1
-        stem = f"{self._issued:03d}-{''.join(c if c.isalnum() else '_' for c in label)[:40]}"
-        return self._write(stem, certificate, key)
+        return builder.sign(self._key, hashes.SHA256())
 
     def _write(self, stem: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> CertifiedKey:
         certificate_file = self._folder / f"{stem}.pem"

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import grpc
 
-from scaleoutd.devcombiner.ca import CertificateAuthority, CertifiedKey
+from scaleoutd.devcombiner.ca import LOOPBACK_HOSTS, CertificateAuthority, CertifiedKey
 from scaleoutd.errors import TransportError
 
 LOOPBACK = "127.0.0.1"
@@ -50,15 +50,17 @@ class TlsOptions:
     client_certificate: ClientCertificate = "required"
 
 
-def server_key(options: TlsOptions, ca: CertificateAuthority, other_ca: CertificateAuthority) -> CertifiedKey:
-    """A fresh certificate of the kind that `options` names."""
+def server_key(
+    options: TlsOptions, ca: CertificateAuthority, other_ca: CertificateAuthority, hostname: str = "localhost"
+) -> CertifiedKey:
+    """A fresh certificate of the kind that `options` names; a good one is for `hostname` and for loopback."""
     if options.certificate == "expired":
         return ca.issue_server("expired server", expired=True)
     if options.certificate == "wrong-host":
         return ca.issue_server("wrong host", ("combiner.invalid",))
     if options.certificate == "other-ca":
         return other_ca.issue_server("other server")
-    return ca.issue_server("demo combiner")
+    return ca.issue_server("demo combiner", dict.fromkeys((hostname, *LOOPBACK_HOSTS)))
 
 
 def rest_context(options: TlsOptions, key: CertifiedKey, ca: CertificateAuthority) -> ssl.SSLContext | None:

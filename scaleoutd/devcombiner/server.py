@@ -89,7 +89,7 @@ class DevCombiner:
 
     def start(self) -> Self:
         """Listens on both ports."""
-        grpc_key = server_key(self.grpc_tls, self.ca, self.other_ca)
+        grpc_key = server_key(self.grpc_tls, self.ca, self.other_ca, self._hostname)
         self._grpc = GrpcListener(self._service.handlers, self.grpc_tls, grpc_key, self.ca)
         self._grpc.start(self._ports[1])
         self._start_rest(self._ports[0])
@@ -256,7 +256,7 @@ class DevCombiner:
         return self.board.statuses
 
     def _start_rest(self, port: int) -> None:
-        key = server_key(self.rest_tls, self.ca, self.other_ca)
+        key = server_key(self.rest_tls, self.ca, self.other_ca, self._hostname)
         api = RestApi(self.board, self.office, self.faults, Assignment(self._hostname, self.grpc_port))
         self._rest = RestServer((LOOPBACK, port), api, rest_context(self.rest_tls, key, self.ca))
         self._rest.start()

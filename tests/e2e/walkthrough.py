@@ -37,7 +37,7 @@ _MARK = re.compile(r"<!-- ([a-z ]+): (.+?) -->")
 _HERE = re.compile(r"<<'?(\w+)'?")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Commands come by descriptor 9, so that the terminal is the commands' own; a record separator tells the end and the status.
-_SHELL = """
+SHELL = """
 trap : INT
 while IFS= read -r -u 9 line; do eval "$line" 9<&-; printf '\\036%d %s\\036\\n' $? "$PWD"; done
 """
@@ -102,6 +102,7 @@ class Terminal:
     where: str = ""
     _ended: list[int] = field(default_factory=list)
     _rest: str = ""
+    _arrived: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
         reader, self._commands = os.pipe()
@@ -110,18 +111,20 @@ class Terminal:
             try:
                 os.dup2(reader, 9)
                 os.chdir(self.folder)
-                os.execve("/bin/bash", ["bash", "--norc", "--noprofile", "-c", _SHELL], dict(self.environment))
+                os.execve("/bin/bash", ["bash", "--norc", "--noprofile", "-c", SHELL], dict(self.environment))
             finally:
                 os._exit(127)
         os.close(reader)
-        self._arrived = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def type(self, line: str) -> None:
         # One line for `read`, whatever is in it.
         quoted = line.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-        os.write(self._commands, f"eval $'{quoted}'\n".encode())
+        self.write_command(f"eval $'{quoted}'\n".encode())
+
+    def write_command(self, line: bytes) -> None:
+        os.write(self._commands, line)
 
     def wait_status(self, timeout_s: float = 90) -> int:
         with self._arrived:
@@ -174,11 +177,15 @@ class Terminal:
                 return
             if not data:
                 return
-            with self._arrived:
-                *lines, self._rest = (self._rest + data.decode(errors="replace")).split("\n")
-                for line in lines:
-                    self._take(_COLOUR.sub("", line).rstrip("\r").removeprefix("^C"))
-                self._arrived.notify_all()
+            self.arrive(data)
+
+    def arrive(self, data: bytes) -> None:
+        """What the terminal shows, as it comes."""
+        with self._arrived:
+            *lines, self._rest = (self._rest + data.decode(errors="replace")).split("\n")
+            for line in lines:
+                self._take(_COLOUR.sub("", line).rstrip("\r").removeprefix("^C"))
+            self._arrived.notify_all()
 
     def _take(self, line: str) -> None:
         before, mark, rest = line.partition("\x1e")
@@ -248,8 +255,11 @@ class Walkthrough:
         if name not in self.terminals:
             main = self.terminals.get(MAIN)
             folder = Path(main.where) if main is not None and main.where else self._folder
-            self.terminals[name] = Terminal(folder, self._environment)
+            self.terminals[name] = self.new_terminal(folder)
         return self.terminals[name]
+
+    def new_terminal(self, folder: Path) -> Terminal:
+        return Terminal(folder, self._environment)
 
     def _type(self, block: Block) -> None:
         self._last, _, stays = block.marks.get("terminal", MAIN).partition(", ")

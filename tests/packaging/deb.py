@@ -35,11 +35,12 @@ def build(
     before: Sequence[str] = (),
     distribution: str = "bookworm",
     python: str = sys.executable,
+    options: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Path:
     """The package, in the folder `into`; `before` goes before the command (unshare, setpriv)."""
     command = [*before, python, "-B", str(tree / "packaging/deb.py"), "--into", str(into), "--wheels", str(wheels)]
-    command += ["--distribution", distribution]
+    command += ["--distribution", distribution, *options]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return Path(ran.stdout.strip().splitlines()[-1].split("  ")[0])
