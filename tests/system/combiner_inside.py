@@ -34,6 +34,7 @@ class CombinerInside:
     def __init__(self, guest: Guest, client: str) -> None:
         self._guest, self._client = guest, client
         self.facts: dict[str, Any] = {}
+        self._answers = self._sessions = 0
 
     def __enter__(self) -> Self:
         guest = self._guest
@@ -57,22 +58,30 @@ class CombinerInside:
 
     def certify(self, request: str, certificate: str) -> None:
         """Its CA signs the request in one file of the guest and writes the certificate into another."""
-        self._ask({"do": "certify", "request": request, "certificate": certificate}, rf'"certificate": "{certificate}"')
+        self._ask({"do": "certify", "request": request, "certificate": certificate})
 
     def rounds(self, number: int, round_timeout_s: float = 60) -> list[dict[str, Any]]:
         """A whole session with one client; what the combiner says of each round."""
         limit_s = round_timeout_s * self._guest.patience
-        self._ask({"do": "connected", "count": 1, "timeout_s": limit_s}, r'"come": true')
-        self._ask(
-            {"do": "session", "seed": f"{HOME}/seed.npz", "rounds": number, "min_clients": 1, "round_timeout_s": limit_s},
-            r'^\{"session": .*\}$',
-            timeout_s=round_timeout_s * (2 * number + 1),
-        )
-        told = json.loads(self._process.stdout.splitlines()[-1])
+        assert self._ask({"do": "connected", "count": 1, "timeout_s": limit_s})["come"]
+        begun = {"do": "session", "seed": f"{HOME}/seed.npz", "rounds": number, "min_clients": 1, "round_timeout_s": limit_s}
+        self._ask(begun)
+        self._sessions += 1
+        told = self._line("session", self._sessions, timeout_s=round_timeout_s * (2 * number + 1))
         assert told["session"] == "completed", told
         history: list[dict[str, Any]] = told["history"]
-        return history
+        return history[-number:]
 
-    def _ask(self, command: dict[str, Any], answer: str, timeout_s: float = 60) -> None:
+    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
         self._process.send(json.dumps(command).encode() + b"\n")
-        self._process.wait_for(answer, timeout_s)
+        self._answers += 1
+        told = self._line("ok", self._answers)
+        assert told["ok"], (command, told)
+        return told
+
+    def _line(self, key: str, number: int, timeout_s: float = 60) -> dict[str, Any]:
+        """The line of that number among those that begin with `key`."""
+        found = self._process.wait_for(rf'(?s)(?:^\{{"{key}": [^\n]*\n.*?){{{number}}}', timeout_s).group()
+        lines = [line for line in found.splitlines() if line.startswith(f'{{"{key}"')]
+        told: dict[str, Any] = json.loads(lines[-1])
+        return told
