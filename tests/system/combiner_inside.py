@@ -40,7 +40,7 @@ class CombinerInside:
         guest = self._guest
         with tempfile.TemporaryDirectory(dir=guest.folder) as name:
             site = Path(name, "site")
-            libraries(site)
+            libraries(site, guest)
             guest.push(site, f"{HOME}/site")
         guest.push(TREE / "scaleoutd", f"{HOME}/scaleoutd")
         guest.write(f"{HOME}/seed.npz", SEED)
