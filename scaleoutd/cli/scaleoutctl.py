@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Say whether this host can run a node, and what to do where it cannot."),
     "drain": ("control", "Take no new task; end and deliver what was begun."),
     "enroll": ("nodeenroll", "Register an installed node with an enrollment token."),
+    "env": ("env", "Digests of the environments and data sets of a policy: lock and check."),
     "explain": ("explain", "Say what a step will see, may do and may send."),
     "identity": ("identity", "Request, install and show the client certificate of an installed node."),
     "init": ("init", "Make a small project."),

@@ -44,6 +44,8 @@ ANSWERS: dict[tuple[str, ...], tuple[list[str], set[str]]] = {
         ["--out", "../trust", "--sign-with", "../keys/k.key", "--key", "ml=../keys/m.pub"],
         {"file", "version", "expires_ms", "sha256", "roles"},
     ),
+    ("env", "lock"): (["--policy", "../policy.yaml"], {"ok", "items"}),
+    ("env", "check"): (["--policy", "../policy.yaml"], {"ok", "items"}),
     ("trust", "add"): (["../trust", "--key", "security=../keys/m2.pub", "--sign-with", "../keys/k.key"], ROOT),
     ("trust", "rotate"): (["../trust", "--old", "m", "--new", "../keys/m2.pub", "--sign-with", "../keys/k.key"], ROOT),
     ("trust", "revoke"): (["../trust", "--manifest", "0" * 64, "--sign-with", "../keys/k.key"], ROOT),
@@ -77,6 +79,10 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Person:
         assert someone.call("keygen", "--out", "../keys", "--name", name).returncode == 0
     trust = ["--out", "../trust", "--sign-with", "../keys/k.key", "--key", "ml=../keys/m.pub"]
     assert someone.call("trust", "init", *trust).returncode == 0
+    (someone.project.parent / "policy.yaml").write_text(
+        "version: 1\nproject: {name: p, path: /srv/p}\ntrust_root: /srv/trust\n"
+        "environments: {default: {python: /usr/bin/python3}}\ndata_sets: {samples: {path: /etc/hostname, mode: full}}\n"
+    )
     # A root that still lacks its signature.
     assert someone.call("trust", "init", "--out", "../drafted", *trust[2:]).returncode == 0
     assert someone.call("trust", "revoke", "../drafted", "--manifest", "1" * 64).returncode == 0
