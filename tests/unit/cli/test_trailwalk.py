@@ -131,12 +131,22 @@ def test_children_that_are_killed_make_it_slower_and_not_wrong(
     assert on_processors(tmp_path, made, made.lines, made.notes, 2) == trail.verify(made.lines, made.notes, [made.keys[0].public])
 
 
-def test_no_child_is_left(made: Forge, tmp_path: Path) -> None:
-    before = set(Path(f"/proc/{os.getpid()}/fd").iterdir())
+def test_no_child_is_left(made: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, forked = os.fork, list[int]()
+
+    def noted() -> int:
+        pid = fork()
+        forked.append(pid)
+        return pid
+
+    monkeypatch.setattr(os, "fork", noted)
+    before = set(os.listdir("/proc/self/fd"))
     assert on_processors(tmp_path, made, changed(made.lines, 30), made.notes, 3).fault is not None
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
-    assert len(set(Path(f"/proc/{os.getpid()}/fd").iterdir()) - before) <= 1  # that of the listing itself
+    assert len(forked) == 3
+    for pid in forked:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+    assert len(set(os.listdir("/proc/self/fd")) - before) <= 1  # that of the listing itself
 
 
 def test_a_stretch_of_another_trail_is_not_taken(made: Forge) -> None:
