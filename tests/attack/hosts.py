@@ -59,6 +59,7 @@ def show_devices(folder: Path) -> None:
     """A /dev in a mount namespace of this process, with every device that an attempt asks for; the fakes lead to null."""
     syscalls.unshare(syscalls.CLONE_NEWNS)
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    folder.mkdir(exist_ok=True)
     syscalls.mount("dev", str(folder), "tmpfs", 0, "mode=0755")
     for name in (*_REAL_DEVICES, *FAKES):
         target = folder / name

@@ -23,8 +23,7 @@ from tests.attack.hosts import Host
 BESIDE = frozenset(
     {
         *("stat-outside", "readlink-outside", "getxattr-outside", "watch-outside"),  # names and facts of files, not contents
-        *("priority-of-victim", "affinity-of-victim", "scheduler-of-victim"),  # of one's own uid's processes
-        "pidfd-victim",  # a number to wait on; to signal by it is refused
+        *("affinity-of-victim", "scheduler-of-victim"),  # of one's own uid's processes
     }
 )
 

@@ -1,73 +1,172 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m tests.attack.report: the table attempt × mode, with the control beside it (Makefile target attack-report)."""
+"""python -m tests.attack.report: the attack matrix as one table, printed and written to docs/attack-report.md.
+
+    attempt | outcome attacked | control outside | one column for each cell of matrix.py
+
+and after it hostile models and updates with a careless reader as control, and the cases that a booted node's tests make: the same
+attempts in the shipped unit, and a taken agent.  Exit status 1 when something went through that must not.
+"""
 
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
 import sys
 import tempfile
-from collections import Counter
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.attack.arena import Answer, Arena
-from tests.attack.attempts import ATTEMPTS, CONTROLS
+from tests.attack.attempts import ATTEMPTS
+from tests.attack.attempts.registry import OWN_CODE
 from tests.attack.gate import answer
 from tests.attack.hostile_models import MODELS
-from tests.attack.test_attempts import OPEN_IN_INNER
-from tests.step_client import StepClient
+from tests.attack.matrix import BESIDE, RUNNABLE, Cell, Found, examine
+from tests.step_client import PROJECT, StepClient
 
-_WIDTH = 26
+FILE = PROJECT / "docs" / "attack-report.md"
+BOOTED = ("tests/system/test_units_attacks.py", "tests/system/test_units_taken_agent.py")
 
 
 def main() -> int:
-    """Prints the table; exit status 1 when an attempt went through in a confined mode."""
-    modes = ["root", "user", "inner"] if os.geteuid() == 0 else ["user", "inner"]
-    arenas = [Arena(mode) for mode in modes]
-    through: Counter[str] = Counter()
+    text, bad = report()
+    print(text)
+    FILE.write_text(text)
+    return 1 if bad else 0
+
+
+def report() -> tuple[str, int]:
+    """The document, and how many things went through that must not."""
+    found = {cell: examine(cell) for cell in RUNNABLE}
+    controls = dict(_controls())
+    models, wrong_models = _models()
+    unexpected = sum(len(result.unexplained()) for result in found.values())
+    failed = [name for name, (outcome, _) in controls.items() if outcome == "failed"]
+    lines = [
+        "# Attack report",
+        "",
+        "Made by `make attack-report`; do not edit. " + _machine(),
+        "",
+        f"{len(ATTEMPTS)} attempts in {len(found)} cells, {len(MODELS)} hostile models and updates,"
+        f" {len(_taken_agent())} cases of a taken agent."
+        f" Went through though an outcome was promised: {unexpected}. Controls that failed: {len(failed)}.",
+        "",
+        *_cells(found),
+        "",
+        *_table(found, controls),
+        "",
+        *models,
+        "",
+        *_booted(),
+    ]
+    return "\n".join(lines) + "\n", unexpected + wrong_models + len(failed)
+
+
+def _machine() -> str:
+    release = platform.freedesktop_os_release().get("PRETTY_NAME", "an unknown system")
+    return f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC, {release}, Linux {platform.release()}, {platform.machine()}."
+
+
+def _cells(found: Mapping[Cell, Found]) -> Iterator[str]:
+    yield "## Cells"
+    yield ""
+    yield "`no-userns`: no user namespaces can be made. `landlock-off`, `abi-2`: a filter around the launcher answers as such a"
+    yield "kernel (tests/attack/hosts.py). A policy demands every outcome unless it says otherwise."
+    yield "`inner` is the development mode."
+    yield ""
+    yield "| cell | backend | started by | host | a policy that demands all | the development mode names as open | went through |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for number, (cell, result) in enumerate(found.items(), 1):
+        start = f"refused, `{result.refusal[0]}`" if result.refusal else "starts, all proven"
+        through = len(result.through())
+        went = "nothing can be started" if not result.answers else f"{through}" + (", all named" if through else "")
+        names = ", ".join(sorted(result.open)) or "-"
+        yield f"| {number} | {cell.backend} | {cell.who} | {cell.host} | {start} | {names} | {went} |"
+    yield ""
+    yield f"Beside the outcomes, in every cell of `inner` (docs/sandbox.md): {', '.join(sorted(BESIDE))}."
+
+
+def _table(found: Mapping[Cell, Found], controls: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+    yield "## Attempts"
+    yield ""
+    yield "An errno: denied so; a signal: killed so; refused: the start is; **open**: it went through, and the cell named"
+    yield "its outcome as open; own code: it went through and attacks no outcome. The control is the same act outside, by root"
+    yield "or by the step's uid."
+    yield ""
+    yield "| attempt | attacks | control | " + " | ".join(map(str, range(1, len(found) + 1))) + " |"
+    yield "| --- | --- | --- |" + " --- |" * len(found)
+    for name, attempt in ATTEMPTS.items():
+        told = [_cell(name, result) for result in found.values()]
+        yield f"| {name} | {attempt.outcome} | {controls[name][1]} | " + " | ".join(told) + " |"
+
+
+def _cell(name: str, result: Found) -> str:
+    if not result.answers:
+        return "refused"
+    found = result.answers[name]
+    if found.outcome in ("denied", "killed"):
+        return found.detail.split()[0]
+    if ATTEMPTS[name].outcome == OWN_CODE:
+        return "own code"
+    return "**WENT THROUGH**" if name in result.unexplained() else "**open**"
+
+
+def _controls() -> Iterator[tuple[str, tuple[str, str]]]:
+    arena = Arena("root" if os.geteuid() == 0 else "user")
     try:
-        print(f"{'attempt':30}{'control outside':{_WIDTH}}" + "".join(f"{mode:{_WIDTH}}" for mode in modes))
-        for name in ATTEMPTS:
-            cells = [_control(arenas[0], name)]
-            for arena in arenas:
-                answer = arena.attempt(name)
-                bad = answer.outcome not in ("denied", "killed")
-                through[arena.mode] += bad and not (arena.mode == "inner" and name in OPEN_IN_INNER)
-                cells.append(_text(answer) if not bad else f"ALLOWED {answer.detail}")
-            print(f"{name:30}" + "".join(f"{cell[: _WIDTH - 2]:{_WIDTH}}" for cell in cells), flush=True)
+        for name, attempt in ATTEMPTS.items():
+            if attempt.control == "root" and not arena.root:
+                yield name, ("none", "none: needs root")
+            else:
+                yield name, _control(arena.control(name, attempt.control), attempt.control, attempt.absent)
     finally:
-        for arena in arenas:
-            arena.close()
-    print(f"\n{len(ATTEMPTS)} attempts, went through unexpectedly: " + ", ".join(f"{mode} {through[mode]}" for mode in modes))
-    print("inner (no namespaces) leaves open, and says so in its probe: " + ", ".join(sorted(OPEN_IN_INNER)))
-    return 1 if _hostile_models() or any(through.values()) else 0
+        arena.close()
 
 
-def _hostile_models() -> int:
-    """The table of hostile models and updates; how many were taken, or did nothing to a careless reader either."""
+def _control(found: Answer, who: str, absent: str) -> tuple[str, str]:
+    if found.outcome == "allowed":
+        return "allowed", f"{who}: succeeds"
+    if absent:
+        return "none", f"none: no {absent} here ({found.detail.split()[0]})"
+    return "failed", f"**{who}: {found.outcome} {found.detail}**"
+
+
+def _models() -> tuple[list[str], int]:
+    lines = ["## Hostile models and updates", "", "| attack | control: a careless reader | gate |", "| --- | --- | --- |"]
     bad = 0
-    print(f"\n{'hostile model or update':50}{'a careless reader':{_WIDTH}}gate")
     with StepClient() as client, tempfile.TemporaryDirectory() as folder:
         for number, row in enumerate(MODELS):
             place = Path(folder) / str(number)
             place.mkdir()
             fooled, found = row.naive(row.data), answer(client, row, place)
             bad += found != row.code or not fooled
-            print(f"{row.attack:50}{'is taken in' if fooled else 'IS NOT TAKEN IN':{_WIDTH}}{found}")
-    print(f"\n{len(MODELS)} hostile models and updates, unexpected: {bad}")
-    return bad
+            lines.append(f"| {row.attack} | {'is taken in' if fooled else '**is not taken in**'} | {found} |")
+    return lines, bad
 
 
-def _control(arena: Arena, name: str) -> str:
-    who = CONTROLS[name]
-    if who not in ("root", "step"):
-        return f"- {who}"
-    if who == "root" and not arena.root:
-        return "- needs root"
-    return f"{who}: {_text(arena.control(name, who))}"
+def _taken_agent() -> list[str]:
+    """The names of the cases, as pytest collects them."""
+    return [name.partition("::")[2] for name in collected(BOOTED[1])]
 
 
-def _text(answer: Answer) -> str:
-    return f"{answer.outcome} {answer.detail}".strip().replace("\n", " ")
+def collected(file: str) -> list[str]:
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", file]
+    done = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True, check=True)
+    return [line for line in done.stdout.splitlines() if line.startswith(file)]
+
+
+def _booted() -> Iterator[str]:
+    yield "## On a booted node"
+    yield ""
+    yield f"Backend `systemd`: `{BOOTED[0]}` makes all {len(ATTEMPTS)} attempts from inside a step of the shipped unit,"
+    yield "with their controls in the same guest. The taken agent's cases, against the real rooms and with honest"
+    yield f"and root's acts as controls, are those of `{BOOTED[1]}`. Both boot a container, so this"
+    yield "command lists them and `make test` runs them:"
+    yield ""
+    for name in _taken_agent():
+        yield f"- {name}"
 
 
 if __name__ == "__main__":

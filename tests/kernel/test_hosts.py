@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import tempfile
@@ -16,11 +15,11 @@ import pytest
 from scaleoutd.core.plan import OUTCOMES, SandboxPlan
 from scaleoutd.errors import KernelSupportError, LaunchError
 from tests.attack.arena import USER
+from tests.attack.hosts import forbid_user_namespaces
 from tests.step_client import PROJECT, PYTHON, StepClient, plan_for, readable_copy
 
 ROOT = os.geteuid() == 0
 UID = USER if ROOT else None
-CLONE_NEWUSER = 0x10000000
 
 
 @pytest.fixture
@@ -35,28 +34,6 @@ def scratch() -> Iterator[Path]:
 
 def inner_plan(scratch: Path, command: list[str], **changes: Any) -> SandboxPlan:
     return plan_for(scratch, command, backend="inner", links=(), cwd=str(scratch), **changes)
-
-
-def forbid_user_namespaces() -> None:
-    """In a user namespace of its own, where the number of further ones is set to 0 (user_namespaces(7))."""
-    read, write = os.pipe()
-    me = os.getpid()
-    helper = os.fork()
-    if helper == 0:  # the map of many ids must be written from outside
-        os.close(write)
-        if not os.read(read, 1):  # no namespace was made: the other end is closed, and this process must not stay
-            os._exit(1)
-        for name in ("uid_map", "gid_map"):
-            Path(f"/proc/{me}/{name}").write_text("0 0 65536")
-        os._exit(0)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWUSER) != 0:
-        raise OSError(ctypes.get_errno(), "unshare")
-    os.write(write, b"1")
-    os.waitpid(helper, 0)
-    os.close(read)
-    os.close(write)
-    Path("/proc/sys/user/max_user_namespaces").write_text("0")
 
 
 @pytest.mark.parametrize("abi", [0, 1, 2, 5, 7])

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any
 from scaleoutd.core.plan import STEP_UID_BASE, Bind
 from scaleoutd.ipc.named import NamedClientDoor
 from tests.attack import arena, attempts
+from tests.attack.attempts.batch import batch
 from tests.step_client import PYTHON, StepClient, plan_for
 
 SLOT, OTHER = 5, 6  # no task of the node is under way; the runner gives its own the lowest
@@ -35,15 +37,6 @@ IN_ANOTHER_SLOT = (
     "read-token", "read-key", "read-state", "read-policy", "read-project", "read-list-outside", "write-project",
     "write-outside", "chmod-outside", "utime-outside", "rename-out-of-scratch", "connect-unix-path",
 )  # fmt: skip
-BATCH = """\
-import json, subprocess, sys
-program, given = sys.argv[1], json.load(open(sys.argv[2]))
-for name in given["names"]:
-    command = [sys.executable, "-B", program, name, json.dumps(given["targets"])]
-    # What came from the launcher and was left open goes on to the attempt, which looks for it.
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, close_fds=False)
-    print(json.dumps([name, done.returncode, done.stdout[-400:]]), flush=True)
-"""
 
 
 class UnitClient(StepClient):
@@ -81,7 +74,7 @@ class UnitArena(arena.Arena):
         folder.chmod(0o755)
         self.inherited = os.open("/dev/null", os.O_RDONLY)
         self.targets = self._make_targets()
-        (self._folder("attack") / "attempts.py").write_bytes(Path(attempts.__file__).read_bytes())
+        self._bring_program()
 
     def start_own_victim(self) -> None:
         """A process of the slot's own uid, which no instance but the slot's has: for the control alone."""
@@ -111,11 +104,20 @@ def launchers() -> list[int]:
 def run_inside(client: UnitClient, names: list[str], targets: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """All attempts in one step, each in a process of its own."""
     scratch = f"/scratch/{SLOT}"
-    inside = {**targets, "scratch": scratch, "usr": "/usr", "etc": "/etc", "root": "", "tmp": "/tmp", "remount": "/usr"}
+    inside = {
+        **targets,
+        "setuid_program": "/store/attack/attempts/setuid",
+        "scratch": scratch,
+        "usr": "/usr",
+        "etc": "/etc",
+        "root": "",
+        "tmp": "/tmp",
+        "remount": "/usr",
+    }
     (STORE / "given.json").write_text(json.dumps({"names": names, "targets": inside}))
     plan = plan_for(
         Path(scratch),
-        [PYTHON, "-B", "/store/attack/batch.py", "/store/attack/attempts.py", "/store/attack/given.json"],
+        batch(PYTHON, "/store/attack", "/store/attack/given.json"),
         backend="systemd",
         slot=SLOT,
         cwd="/store/attack",
@@ -128,23 +130,18 @@ def run_inside(client: UnitClient, names: list[str], targets: dict[str, Any]) ->
         result = client.finish()
         log.seek(0)
         printed = log.read().decode()
-    answers = {}
-    for line in printed.splitlines():
-        if not line.startswith('["'):
-            continue
-        name, status, output = json.loads(line)
-        answer = arena._answer_of(output, max(0, -status), status)
-        answers[name] = [answer.outcome, answer.detail]
+    answers = {name: [answer.outcome, answer.detail] for name, answer in arena.answers_of(printed).items()}
     return answers, f"{result.ended} {result.exit_status} {'' if len(answers) == len(names) else printed[-2000:]}".strip()
 
 
 def main() -> None:
     runner_pid = int(sys.argv[1])
     STORE.mkdir()
-    (STORE / "batch.py").write_text(BATCH)
-    (STORE / "attempts.py").write_bytes(Path(attempts.__file__).read_bytes())
-    for path in (STORE, *STORE.iterdir()):
+    shutil.copytree(Path(attempts.__file__).parent, STORE / "attempts", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy("/usr/bin/id", STORE / "attempts/setuid")
+    for path in (STORE, *STORE.rglob("*")):
         path.chmod(0o755)
+    (STORE / "attempts/setuid").chmod(0o4755)
     other_uid = STEP_UID_BASE + OTHER
     told: dict[str, Any] = {"inside": {}, "control": {"machine": {}, "slot": {}}, "ended": {}}
     places = {"machine": Path("/srv/arena"), "slot": Path(SCRATCH, str(OTHER), "arena")}
@@ -160,10 +157,9 @@ def main() -> None:
         told["inside"][kind], told["ended"][kind] = run_inside(client, names, targets)
     machine = arenas["machine"]
     machine.start_own_victim()
-    for name, who in attempts.CONTROLS.items():
-        if who in ("root", "step"):
-            answer = machine.control(name, who)
-            told["control"]["machine"][name] = [answer.outcome, answer.detail]
+    for name, attempt in attempts.ATTEMPTS.items():
+        answer = machine.control(name, attempt.control)
+        told["control"]["machine"][name] = [answer.outcome, answer.detail]
     for name in IN_ANOTHER_SLOT:
         answer = arenas["slot"].control(name, "root")
         told["control"]["slot"][name] = [answer.outcome, answer.detail]
