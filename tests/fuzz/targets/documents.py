@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from scaleoutd.core import seccomp, strictjson
+from scaleoutd.core import seccomp, sshsig, strictjson
 from scaleoutd.core.envelope import STATEMENT_TYPE, parse_envelope, serialise_envelope, sign_payload, verify_envelope
 from scaleoutd.core.keys import PublicKey, public_key_of
 from scaleoutd.core.manifest import Expected, FileEntry, Manifest, manifest_payload, parse_manifest
@@ -18,6 +18,8 @@ from scaleoutd.core.settings import check_schema, check_settings
 from scaleoutd.core.trust import Role, TrustedKey, TrustRoot, parse_trust_root
 from scaleoutd.errors import VerificationError
 from tests.fuzz.target import Target, same
+from tests.unit.core.authenticator import SshSigner
+from tests.unit.core.trust_samples import ALICE, BOB
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
@@ -73,6 +75,26 @@ def _public_key(data: bytes) -> None:
     key = PublicKey.from_pem(data.decode("utf-8", "surrogateescape"))
     same(PublicKey.from_pem(key.pem), key, "the key written and read")
     key.verify(data[:64], b"")
+
+
+def _ssh_signature(data: bytes) -> None:
+    """The blob; its verification by either key must be an answer too."""
+    signature = sshsig.parse_signature(data)
+    signature.signed_bytes(b"x")
+    for key in (public_key_of(KEY), PublicKey.from_ssh(signature.key)):
+        key.verify(data, b"x")
+
+
+def _ssh_key(data: bytes) -> None:
+    PublicKey.from_ssh(sshsig.parse_key_line(data.decode("utf-8", "surrogateescape")))
+
+
+def _ssh_armour(data: bytes) -> None:
+    sshsig.parse_signature(sshsig.unarmour(data.decode("utf-8", "surrogateescape")))
+
+
+def _ssh_signers() -> list[SshSigner]:
+    return [SshSigner(key, application) for key in (ALICE, BOB) for application in ("ssh:", None)]
 
 
 def _policy(data: bytes) -> None:
@@ -178,6 +200,27 @@ TARGETS = (
         lambda: [public_key_of(KEY).pem.encode()],
         frozenset({"key-invalid"}),
         (b"-----BEGIN PUBLIC KEY-----", b"-----END PUBLIC KEY-----", b"RSA ", b"\n"),
+    ),
+    Target(
+        "ssh-signature",
+        _ssh_signature,
+        lambda: [sshsig.unarmour(signer.armoured(b"x")) for signer in _ssh_signers()],
+        frozenset({"key-invalid"}),
+        (b"SSHSIG", b"\x00\x00\x00\x09scaleoutd", b"\x00\x00\x02\x00", b"\xff\xff\xff\xff", b"\x00\x00\x00\x00"),
+    ),
+    Target(
+        "ssh-key",
+        _ssh_key,
+        lambda: [signer.public_line.encode() for signer in _ssh_signers()],
+        frozenset({"key-invalid"}),
+        (b"ssh-ed25519 ", b"AAAA", b" "),
+    ),
+    Target(
+        "ssh-armour",
+        _ssh_armour,
+        lambda: [signer.armoured(b"x").encode() for signer in _ssh_signers()],
+        frozenset({"key-invalid"}),
+        (b"-----BEGIN SSH SIGNATURE-----", b"-----END SSH SIGNATURE-----", b"\n"),
     ),
     Target("policy", _policy, _policy_seeds, frozenset(_RECORD), json=True),
     Target("seccomp", _profile, _profile_seeds, frozenset(_RECORD), json=True),
