@@ -44,8 +44,8 @@ class RealWork:
     def __init__(self, client: StepClient, folder: Path) -> None:
         self._client, self._folder = client, folder
 
-    def run(self, limits: Limits = LIMITS) -> Finished:
-        environment = resolve_environment(EnvironmentRule(PYTHON))
+    def run(self, limits: Limits = LIMITS, python: str = PYTHON) -> Finished:
+        environment = resolve_environment(EnvironmentRule(python))
         plan = make_plan(
             PlanInputs(
                 run="real-work",
