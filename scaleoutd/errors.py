@@ -99,6 +99,7 @@ CODES: dict[str, str] = {
     "output-unsafe": "an output is a link, device or other thing that is not a plain file",
     "output-not-finite": "an updated model has a NaN or an infinity",
     "output-shape": "an updated model has other names, shapes or types than the model received",
+    "output-norm": "an updated model lies further from the model received than the policy allows",
     "metrics-invalid": "metrics or metadata are not a flat JSON object of allowed keys and finite numbers",
     # storage and trail
     "storage-failed": "a file could not be read, written or synchronised",
@@ -261,7 +262,7 @@ def _classes() -> dict[str, type[ScaleoutError]]:
             "limit-wall-clock limit-cpu limit-memory limit-processes limit-file-size limit-scratch"
             " limit-output limit-stdout limit-model",
         ),
-        (OutputError, "output-missing output-invalid output-unsafe output-not-finite output-shape metrics-invalid"),
+        (OutputError, "output-missing output-invalid output-unsafe output-not-finite output-shape output-norm metrics-invalid"),
         (StorageError, "storage-failed storage-full state-corrupt"),
         (LedgerError, "ledger-unavailable"),
         (PeerError, "peer-protocol peer-closed peer-timeout peer-denied"),

@@ -292,11 +292,17 @@ def _in_lines(told: Explanation) -> Iterator[str]:
 def _leave_lines(told: Explanation) -> Iterator[str]:
     leaves = told.leaves
     if leaves["update"]:
-        yield f"the trained model, at most {size(leaves['max_update_bytes'])}, of the form that came in, every number finite"
+        form = "of the form that came in" if leaves["same_form"] else "OF ANY FORM"
+        finite = "every number finite" if leaves["finite"] else "NUMBERS NOT CHECKED"
+        yield f"the trained model, at most {size(leaves['max_update_bytes'])}, {form}, {finite}"
+        if leaves["max_update_norm"] is not None:
+            yield f"and no further from the model that came in than {leaves['max_update_norm']} (L2 norm of the difference)"
         yield "the number of examples it was trained on"
         yield f"facts about the training: {_keys(leaves['metadata'])}"
     else:
         yield f"metrics: {_keys(leaves['metrics'])}"
+    for item in leaves["ranges"]:
+        yield f"{item['key']} only as a number from {item['minimum'] or 'any'} to {item['maximum'] or 'any'}"
     telemetry = "yes" if leaves["telemetry"] else "no"
     yield f"figures about this computer (telemetry): {telemetry}; attributes: {_keys(leaves['attributes'])}"
     failure = "the code and the text of the failure" if leaves["failure_detail"] else "a code, never a text or traceback"

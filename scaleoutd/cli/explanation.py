@@ -247,6 +247,10 @@ def _leaves(policy: Policy, task: Task) -> dict[str, Any]:
         "telemetry": egress.telemetry,
         "attributes": list(egress.attributes),
         "failure_detail": egress.failure_detail,
+        "ranges": [asdict(item) for item in egress.ranges],
+        "same_form": egress.same_form,
+        "finite": egress.finite,
+        "max_update_norm": egress.max_update_norm,
     }
 
 

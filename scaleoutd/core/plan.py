@@ -43,6 +43,7 @@ POLICY_VARIABLE = "SCALEOUTD_POLICY_DIGEST"
 Task = Literal["train", "validate", "predict"]  # what a combiner may ask for
 Checked = Literal["train", "validate", "predict", "build"]  # what has a result that the gate reads
 StepKind = Literal["train", "validate", "predict", "build", "startup"]
+Decimal = Annotated[str, Text(40, r"-?[0-9]{1,20}(\.[0-9]{1,18})?", words="be a decimal number such as 0.5")]
 HostPath = Annotated[str, Text(4096, r"/[^\x00-\x1f]*", 1, "be an absolute path")]
 ViewPath = Annotated[str, Text(4096, r"/[^\x00-\x1f]*", 1, "be an absolute path")]
 
@@ -173,6 +174,7 @@ class GateRules:
     model: ModelRules | None = None
     same_form: bool = True  # names, shapes and dtypes as the model received
     finite: bool = True
+    max_update_norm: Decimal | None = None  # L2, of the difference to the model received
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from scaleoutd.core import hours, strictjson
-from scaleoutd.core.plan import OUTCOMES, HostPath, Limits, ModelFormat, Outcome, Task
+from scaleoutd.core.plan import OUTCOMES, Decimal, HostPath, Limits, ModelFormat, Outcome, Task
 from scaleoutd.core.records import Count, Name, Natural, Positive, Range, Sha256Hex, Text, decode, encode
 from scaleoutd.core.settings import check_schema
 from scaleoutd.core.strictjson import Json
@@ -40,6 +40,7 @@ class ProjectRule:
 
     name: Name
     path: HostPath
+    reverify: Literal["boot", "run"] = "boot"  # when bytes are read again that look unchanged: once per boot, or for each run
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,21 @@ class DataSetRule:
 
 
 @dataclass(frozen=True)
+class NumberRange:
+    """A key whose value must be a finite number between the two, both included."""
+
+    key: Key
+    minimum: Decimal | None = None
+    maximum: Decimal | None = None
+
+
+@dataclass(frozen=True)
 class Egress:
-    """What may leave the node.  `metrics` are keys or "*"; `metadata` are keys beside num_examples, which always leaves."""
+    """What may leave the node.  `metrics` are keys or "*"; `metadata` are keys beside num_examples, which always leaves.
+
+    `ranges` bounds what leaves under a key, num_examples too.  Of an update: names, shapes and types as received (`same_form`),
+    no NaN or infinity (`finite`), and no further from the model received than `max_update_norm` (L2 norm of the difference).
+    """
 
     metrics: Annotated[tuple[Key, ...], Count(0, 1024)] = ()
     metadata: Annotated[tuple[Key, ...], Count(0, 1024)] = ()
@@ -95,6 +109,10 @@ class Egress:
     telemetry: bool = False
     attributes: Annotated[tuple[Key, ...], Count(0, 1024)] = ()
     failure_detail: bool = False  # the text of a failure, beside its code
+    ranges: Annotated[tuple[NumberRange, ...], Count(0, 1024)] = ()
+    same_form: bool = True
+    finite: bool = True
+    max_update_norm: Decimal | None = None
 
 
 @dataclass(frozen=True)
@@ -219,7 +237,11 @@ def _parse_unit(text: str, units: Mapping[str, int], expected: str) -> int:
 
 
 def _with_unit(document: YamlDocument, path: str, key: str, scalar: Json) -> Json:
-    if not isinstance(scalar, str) or path.startswith("policy.settings_schema"):
+    if path.startswith("policy.settings_schema"):
+        return scalar
+    if key in ("minimum", "maximum", "max_update_norm") and type(scalar) is int:
+        return str(scalar)  # decimals are text: canonical JSON has no floats
+    if not isinstance(scalar, str):
         return scalar
     try:
         if key.endswith("_bytes"):
@@ -253,5 +275,10 @@ def _check(policy: Policy) -> None:
             raise FormatError(
                 f"cannot read policy.budget.hours: it holds {exc.message.removeprefix('cannot read the hours ')}"
             ) from exc
+    keys = [item.key for item in policy.egress.ranges]
+    if len(set(keys)) != len(keys):
+        raise FormatError("cannot read policy.egress.ranges: it has a key twice")
+    if policy.egress.max_update_norm is not None and not policy.egress.same_form:
+        raise FormatError("cannot read policy.egress.max_update_norm: it needs same_form: true")
     if policy.settings_schema is not None:
         check_schema(policy.settings_schema, "policy.settings_schema")

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any
 
 from scaleoutd.core.grant import Grant
 from scaleoutd.core.plan import Limits, StepResult
+from scaleoutd.core.policy import NumberRange
 from scaleoutd.errors import OutputError
 
 MAX_BODY_BYTES = 32 * 1024
@@ -45,6 +47,7 @@ def filter_body(grant: Grant, found: Mapping[str, Any]) -> tuple[bytes, tuple[st
         body, withheld = _pick(found, grant.egress.metrics)
         if grant.task == "validate":
             _check_metrics(body)
+    _check_ranges(grant.egress.ranges, body)
     data = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode()
     if len(data) > MAX_BODY_BYTES:
         raise OutputError(f"cannot release: {len(data)} bytes of metadata, at most {MAX_BODY_BYTES}", code="metrics-invalid")
@@ -81,6 +84,24 @@ def _check_metrics(body: Mapping[str, Any]) -> None:
         if not number or not math.isfinite(value):
             raise OutputError(
                 f"cannot release the metrics: {key} must be a finite number, found {value!r:.40}", code="metrics-invalid"
+            )
+
+
+def _check_ranges(ranges: Sequence[NumberRange], body: Mapping[str, Any]) -> None:
+    """What leaves under a key that the policy bounds is a finite number within the bounds."""
+    for bound in ranges:
+        if bound.key not in body:
+            continue
+        value = body[bound.key]
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        low = number and bound.minimum is not None and Decimal(str(value)) < Decimal(bound.minimum)
+        high = number and bound.maximum is not None and Decimal(str(value)) > Decimal(bound.maximum)
+        if not number or low or high:
+            raise OutputError(
+                f"cannot release: {bound.key} must be a number from {bound.minimum or '-∞'} to {bound.maximum or '∞'}, as the"
+                f" policy says, found {value!r:.40}",
+                code="metrics-invalid",
+                hint="See egress.ranges in the policy.",
             )
 
 

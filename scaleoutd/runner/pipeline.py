@@ -99,7 +99,7 @@ def perform(task: Task) -> tuple[Released, Outgoing]:
         policy = read_policy(task.room.policy_file)
         proven = verify(task, policy)  # 1
         grant, environment = grant_task(task, policy, proven)  # 2
-        snapshot = snapshot_project(task, proven)  # 3
+        snapshot = snapshot_project(task, policy, proven)  # 3
         folder = make_model_folder(task, grant)
         with task.room.instances.take(grant.policy_sha256) as instance:
             # 6 comes before 4 and 5: the sandbox is built while the model arrives, and the inspector runs under its limits.
@@ -182,10 +182,10 @@ def grant_task(task: Task, policy: Policy, proven: Proven) -> tuple[Grant, Resol
     return grant, environment
 
 
-def snapshot_project(task: Task, proven: Proven) -> Snapshot:
+def snapshot_project(task: Task, policy: Policy, proven: Proven) -> Snapshot:
     """3: from here on the run sees bytes of the content store only."""
     task.stage = "snapshot"
-    return take_snapshot(proven, task.room.state / "store")
+    return take_snapshot(proven, task.room.state / "store", read_always=policy.project.reverify == "run")
 
 
 def make_model_folder(task: Task, grant: Grant) -> Path:
@@ -303,6 +303,9 @@ def gate(task: Task, grant: Grant, instance: Instance, plan: SandboxPlan, model:
         task=grant.task,
         output_bytes=min(grant.limits.output_bytes, grant.egress.max_update_bytes),
         model=grant.model if training else None,
+        same_form=grant.egress.same_form,
+        finite=grant.egress.finite,
+        max_update_norm=grant.egress.max_update_norm,
     )
     facts, weights = instance.gate(plan, rules, model.descriptor if training else None)
     if weights is not None:

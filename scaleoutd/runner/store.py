@@ -9,7 +9,7 @@ Rules (design-review F19):
   2. A copy is made under a fresh name and renamed when all of it is proven.  A crash leaves a name that nothing reads.
   3. Source and copy unchanged for stat: nothing is read again.  Source changed: it is proven again, and refused when it
      differs; an old copy is never run in silence.  Copy changed, or the first use since boot: it is hashed again, and
-     made anew from the proven source when it differs (`repaired`, for the record).
+     made anew from the proven source when it differs (`repaired`, for the record).  A policy may ask for reading both each time.
   4. Files are not synchronised one by one.  What a power loss may leave half-written is hashed before the next boot's first
      use, so durability would buy nothing; 2,000 barriers would cost seconds.
   5. The store is the runner's alone.  Whoever has the runner's uid is inside already and is not defended against here.
@@ -62,8 +62,11 @@ class _Index:
     boot: str
 
 
-def take_snapshot(proven: Proven, store_path: Path) -> Snapshot:
-    """Step 3 of "The way of a task".  VerificationError names the file, what was expected and what was found."""
+def take_snapshot(proven: Proven, store_path: Path, *, read_always: bool = False) -> Snapshot:
+    """Step 3 of "The way of a task".  VerificationError names the file, what was expected and what was found.
+
+    `read_always`: bytes are read again although nothing looks changed (project.reverify in the policy).
+    """
     manifest, sha256 = proven.manifest.manifest, proven.manifest.sha256
     make_store(store_path)
     entry_path, index_path = store_path / sha256, store_path / f"{sha256}.index"
@@ -72,6 +75,7 @@ def take_snapshot(proven: Proven, store_path: Path) -> Snapshot:
         nodes = project_nodes(source, manifest.ignored)
         source_identity = identity(nodes)
         is_fresh = any(node.ctime_ns > time.time_ns() - RACY_NS for node in nodes)
+        index = None if read_always else index
         source_known = index is not None and index.source == source_identity
         copy_known = index is not None and index.boot == _boot() and _copy_identity(entry_path) == index.copy
         if source_known and copy_known:

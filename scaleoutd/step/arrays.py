@@ -47,6 +47,7 @@ class Array:
     length: int
     float_kind: FloatKind | None = None
     big_endian: bool = False
+    fortran: bool = False  # the first index runs fastest
 
     @property
     def elements(self) -> int:

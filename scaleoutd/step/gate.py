@@ -16,6 +16,7 @@ from scaleoutd.core import records, strictjson
 from scaleoutd.core.plan import GateFacts, GateRules, ModelRules
 from scaleoutd.errors import FormatError, OutputError
 from scaleoutd.step.model import Model, read_model
+from scaleoutd.step.norm import update_norm
 from scaleoutd.step.source import FileSource
 
 _MAX_ANSWER_TEXT_BYTES = 48 * 1024
@@ -23,6 +24,7 @@ DEFAULT_HINT = "Correct what the step writes; what it printed stands in its log.
 HINTS = {
     "output-shape": "In the step, save the arrays under the names, and with the shapes and types, that <in> has.",
     "output-not-finite": "In the step, look for a division by zero, the logarithm of 0 or too large a learning rate.",
+    "output-norm": "In the step, clip the difference to the model received, or see egress.max_update_norm in the policy.",
     "metrics-invalid": "In the step, write one flat JSON object of numbers, texts, true or false.",
 }
 
@@ -40,10 +42,13 @@ def check_train(
         written = read_model(FileSource(weights_fd, sizes[0]), models)
     except FormatError as exc:
         raise OutputError(exc.message.replace("the model", "the weights of the step"), hint=exc.hint) from exc
-    if rules.same_form:
-        _compare(written, read_model(FileSource(received_fd, sizes[2]), models))
+    received = read_model(FileSource(received_fd, sizes[2]), models) if rules.same_form else None
+    if received is not None:
+        _compare(written, received)
     _check_checksums(written)
     _check_finite(rules, written)
+    if rules.max_update_norm is not None:
+        _check_norm(rules.max_update_norm, written, received)
     return records.encode(GateFacts(sizes[0], _text(metadata), written.facts)), ()
 
 
@@ -73,6 +78,14 @@ def _check_finite(rules: GateRules, written: Model) -> None:
     for array in written.arrays if rules.finite else ():
         if not array.is_finite():
             raise _refuse(f"array {array.name[:120]!r} has a NaN or an infinity", "output-not-finite")
+
+
+def _check_norm(most: str, written: Model, received: Model | None) -> None:
+    if received is None or written.facts.format not in ("npz", "safetensors"):
+        raise _refuse("its distance from the model received can be measured for npz and safetensors of one form", "output-norm")
+    found = update_norm(written.arrays, {array.name: array for array in received.arrays}, float(most))
+    if not found <= float(most):
+        raise _refuse(f"its distance (L2) from the model received is above {most}, found at least {found:.6g}", "output-norm")
 
 
 def _size_of(fd: int) -> int:

@@ -53,7 +53,7 @@ def read_array(name: str, source: Source) -> Array:
     if start + length != source.size:
         raise refuse(f"array {name!r} has {source.size - start} bytes of numbers, its shape needs {length}")
     descr = match["descr"].replace("=", "<")
-    return Array(name, descr, shape, source, start, length, _float_kind(kind, width), order == ">")
+    return Array(name, descr, shape, source, start, length, _float_kind(kind, width), order == ">", match["fortran"] == "True")
 
 
 def _float_kind(kind: str, width: int) -> FloatKind | None:
