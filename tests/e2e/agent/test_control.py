@@ -71,6 +71,24 @@ def test_a_drain_ends_what_was_begun_and_takes_nothing_new(combiner: DevCombiner
         ]
 
 
+@pytest.mark.parametrize("command", [Drain(), Pause("audit of ward 7")], ids=["draining", "pausing"])
+def test_a_held_agent_still_stops_the_task_that_the_combiner_takes_back(
+    combiner: DevCombiner, tmp_path: Path, command: Command
+) -> None:
+    with Node(combiner, tmp_path) as node:
+        node.wait_connected()
+        node.runner.hold("execute")
+        running = node.offer()
+        node.runner.wait_for("execute")
+        tell(node, command)
+        combiner.stop_task(running)
+        done = node.wait_done(running)
+        assert (done.status, json.loads(done.response)["code"]) == ("INTERRUPTED", "step-cancelled")
+        assert not combiner.updates
+        node.runner.go("execute")
+        wait_until(lambda: status(node).state in ("drained", "paused"))
+
+
 def test_a_pause_survives_a_restart_and_says_farewell(combiner: DevCombiner, tmp_path: Path) -> None:
     with Node(combiner, tmp_path) as node:
         node.wait_connected()
