@@ -24,6 +24,7 @@ from scaleoutd.core.strictyaml import YamlDocument, decode_yaml, load_yaml, map_
 from scaleoutd.errors import ConfigError, FormatError
 
 MAX_POLICY_BYTES = 1024 * 1024
+_SOURCE = "_source"
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 _UNITS = {"B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "TB": 1000**4, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": 1024**4}
@@ -165,10 +166,16 @@ class Policy:
     development: bool = False
 
     def canonical(self) -> bytes:
-        return strictjson.canonical(encode(self))
+        """Canonical JSON, defaults written out; of a policy that was read from such bytes, those bytes.
+
+        A later version has more keys.  What an earlier one wrote, and what units, signatures and approvals name by its digest,
+        stays the same policy until somebody applies another.
+        """
+        source: bytes | None = vars(self).get(_SOURCE)
+        return strictjson.canonical(encode(self)) if source is None else source
 
     def digest(self) -> str:
-        """`policy_sha256`: SHA-256 of the canonical bytes, defaults written out."""
+        """`policy_sha256`: SHA-256 of `canonical`."""
         return hashlib.sha256(self.canonical()).hexdigest()
 
 
@@ -191,6 +198,7 @@ def parse_policy(data: bytes) -> Policy:
     """A policy in canonical JSON, as rooms hand it on."""
     policy = decode(Policy, strictjson.parse_canonical(data, max_bytes=MAX_POLICY_BYTES, what="the policy"), "policy")
     _check(policy)
+    vars(policy)[_SOURCE] = data  # no field: dataclasses.replace makes a policy that nobody has read
     return policy
 
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 WHEELS = ROOT / "dist/wheels"
 TOOLS = ("dpkg-deb", "dpkg-parsechangelog", "strip", "objdump")
 VERSION, NEXT_VERSION = "0.1.0", "0.1.1"
+EARLIER = "be9c033"  # 2026-11-24, with all that an upgrade needs; formats of then must be read by now
 
 
 def missing(*more: str) -> str:
@@ -52,6 +53,23 @@ def of_this_tree(distribution: str = "bookworm") -> Path:
     folder = tempfile.TemporaryDirectory(prefix="scaleoutd-deb-")
     atexit.register(folder.cleanup)
     return build(Path(folder.name), distribution=distribution)
+
+
+@functools.cache
+def of_earlier_commit() -> Path | None:
+    """The package as EARLIER built it, by that commit's own code; None where the history does not have it (a shallow clone)."""
+    archived = subprocess.run(["git", "archive", EARLIER], cwd=ROOT, capture_output=True)
+    if archived.returncode:
+        return None
+    folder = tempfile.TemporaryDirectory(prefix="scaleoutd-deb-")
+    atexit.register(folder.cleanup)
+    tree = Path(folder.name) / "tree"
+    with tarfile.open(fileobj=io.BytesIO(archived.stdout)) as archive:
+        archive.extractall(tree)
+    command = [sys.executable, "-B", str(tree / "packaging/deb.py"), "--into", folder.name, "--wheels", str(WHEELS)]
+    ran = subprocess.run(command, env={**os.environ, "SOURCE_DATE_EPOCH": "1790000000"}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return next(Path(folder.name).glob("*.deb"))
 
 
 @functools.cache

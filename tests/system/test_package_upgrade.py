@@ -21,9 +21,11 @@ STEP = "pgrep -u scaleoutd-step-0,scaleoutd-step-1,scaleoutd-step-2,scaleoutd-st
 
 @pytest.fixture(scope="module")
 def hospital(container: Container, deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    """A running node of version N."""
+    """A running node of version N-1: built from an earlier commit, or where the history has none the tree's, and says which."""
     with Hospital(container, tmp_path_factory.mktemp("hospital")) as site:
-        install_deb(container, deb)
+        earlier = package.of_earlier_commit()
+        print(f"the older package: {f'commit {package.EARLIER}' if earlier else 'this tree, for want of history'}")
+        install_deb(container, earlier or deb)
         site.bring()
         site.start()
         site.rounds(1)

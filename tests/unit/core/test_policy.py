@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scaleoutd.core import strictjson
 from scaleoutd.core.clock import Now
 from scaleoutd.core.grant import RunsSoFar, authorize
 from scaleoutd.core.manifest import Expected, VerifiedManifest
@@ -53,6 +56,19 @@ def test_what_the_policy_does_not_name_is_not_granted() -> None:
 def test_the_example_is_a_policy() -> None:
     found = parse_policy_yaml(EXAMPLE.read_bytes())
     assert parse_policy(found.canonical()) == found
+
+
+def test_a_lock_of_an_earlier_version_stays_the_policy_that_it_was() -> None:
+    """An upgrade brings keys: units, signatures and approvals name the digest of the bytes that lie there."""
+    content = json.loads(policy().canonical())
+    for key in ("hours", "approval", "approvers", "time_zone"):
+        del content["budget"][key]  # as a version wrote it that did not have them
+    earlier = strictjson.canonical(content)
+    found = parse_policy(earlier)
+    assert found == policy() and found.digest() == hashlib.sha256(earlier).hexdigest() != policy().digest()
+    assert found.canonical() == earlier
+    changed = replace(found, tasks=("train",))
+    assert json.loads(changed.canonical())["budget"]["approval"] == "none", "what is changed is written out by this version"
 
 
 def test_comments_order_and_units_do_not_change_the_digest() -> None:
