@@ -23,8 +23,14 @@ SUITE = os.environ.get("SCALEOUTD_TEST_SUITE", BOOKWORM)  # of tests that do not
 
 @pytest.fixture(scope="module")
 def suite(request: pytest.FixtureRequest) -> str:
-    """The Debian that is booted; a module names others by parametrizing this fixture (indirect, scope="module")."""
+    """The Debian that is booted: each of the module's SUITES in turn, where it has such a list."""
     return str(getattr(request, "param", SUITE))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    suites = getattr(metafunc.module, "SUITES", ())
+    if suites and "suite" in metafunc.fixturenames and "SCALEOUTD_TEST_SUITE" not in os.environ:
+        metafunc.parametrize("suite", suites, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")

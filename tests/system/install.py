@@ -52,8 +52,8 @@ def install_tree(guest: Guest) -> None:
     guest.run("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload", timeout_s=30)
 
 
-def install_deb(guest: Guest, deb: Path, *options: str) -> Ran:
+def install_deb(guest: Guest, deb: Path, *options: str, check: bool = True) -> Ran:
     """`apt install ./X.deb` with what is in the image: no network, so everything that it depends on must be there."""
     guest.push(deb, f"/root/{deb.name}")
     apt = ["apt-get", "install", "--yes", "--no-install-recommends", "-o", "APT::Sandbox::User=root"]
-    return guest.run([*apt, *options, f"/root/{deb.name}"], timeout_s=180, env={"DEBIAN_FRONTEND": "noninteractive"})
+    return guest.run([*apt, *options, f"/root/{deb.name}"], check=check, timeout_s=180, env={"DEBIAN_FRONTEND": "noninteractive"})

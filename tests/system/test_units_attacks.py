@@ -15,9 +15,11 @@ from tests.attack.attempts.devices import FAKES
 from tests.attack.attempts.registry import OWN_CODE
 from tests.system.guest import Guest
 from tests.system.hospital import Hospital
-from tests.system.image import TREE
+from tests.system.image import BOOKWORM, TREE, TRIXIE
 from tests.system.promises import check_node, check_task
 from tests.system.unit_arena import IN_ANOTHER_SLOT, STORE
+
+SUITES = (BOOKWORM, TRIXIE)
 
 PLACE = "/opt/attack"
 PROGRAMS = ("__init__.py", "child.py", "step_client.py", "attack/__init__.py", "attack/arena.py", "attack/hosts.py",

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.system.guest import Guest
-from tests.system.image import TREE
+from tests.system.image import SYSTEMD, TREE
 
+SUITES = tuple(SYSTEMD)
 UNITS = ("scaleoutd", "scaleoutd-runner", "scaleoutd-ledger", "scaleoutd-step@")
 EXPOSURE = {"scaleoutd": 1.2, "scaleoutd-runner": 0.4, "scaleoutd-ledger": 0.4, "scaleoutd-step@": 1.5}
 HEADLINE = "# What it may not do"

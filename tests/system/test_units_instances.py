@@ -11,7 +11,10 @@ import pytest
 
 from tests.system.guest import Guest
 from tests.system.hospital import ETC, GATE, Hospital
+from tests.system.image import BOOKWORM, TRIXIE
 from tests.system.promises import check_node, check_task
+
+SUITES = (BOOKWORM, TRIXIE)
 
 STEP_DROP_IN = "/etc/systemd/system/scaleoutd-step@.service.d/50-policy.conf"
 

@@ -9,7 +9,10 @@ import pytest
 
 from tests.system.guest import Guest
 from tests.system.hospital import Hospital
+from tests.system.image import BOOKWORM, TRIXIE
 from tests.system.promises import check_node, check_task
+
+SUITES = (BOOKWORM, TRIXIE)
 
 SERVICES = ("scaleoutd", "scaleoutd-runner", "scaleoutd-ledger")
 PROCESSES = "ps -eo user:32,args | grep '^scaleoutd' || true"

@@ -12,7 +12,10 @@ import pytest
 
 from tests.system.guest import Guest
 from tests.system.hospital import Hospital
+from tests.system.image import SYSTEMD
 from tests.system.promises import check_node, check_task
+
+SUITES = tuple(SYSTEMD)
 
 # What the step finds about itself, on its standard output, which the runner keeps.
 SELF = """
@@ -190,6 +193,15 @@ def test_what_is_another_slots_is_closed(hospital: Hospital) -> None:
     hospital.guest.wait_units("scaleoutd-runner.service", "StatusText=waits for tasks.*")
     assert guest.run(["ls", store], user=running, check=False).status != 0  # and after the run for this one too
     check_node(hospital)
+
+
+def test_this_systemd_has_run_them_and_has_no_word_against_them(hospital: Hospital, suite: str) -> None:
+    """From the boot to here: of PID 1, of what makes users and folders, and of the rooms."""
+    guest = hospital.guest
+    assert guest.run("systemctl --version | head -1").text.split()[1] == str(SYSTEMD[suite])
+    warned = guest.run("journalctl -b -q --no-pager -p warning").text.splitlines()
+    assert not [line for line in warned if "scaleout" in line or "sysusers" in line or "tmpfiles" in line]
+    assert guest.run("systemctl list-units --failed --plain --no-legend 'scaleoutd*'").text == ""
 
 
 def test_readers_have_their_groups(hospital: Hospital, facts: dict[str, Any]) -> None:
