@@ -20,11 +20,12 @@ import os
 import select
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
 from scaleoutd.core import records
-from scaleoutd.errors import PeerError
+from scaleoutd.errors import PeerError, ScaleoutError
 from scaleoutd.ipc.channel import Channel, Hello
 from scaleoutd.ipc.packets import Connection
 from scaleoutd.ipc.step import Launch
@@ -131,7 +132,8 @@ def main() -> None:
     parent = Connection.from_descriptor(CONNECTION_FD)
     os.set_inheritable(CONNECTION_FD, False)
     records.learn(Hello, Launch, *launcher.REQUESTS)
-    launcher.filters()
+    with suppress(ScaleoutError):  # a damaged installation: each launcher meets it too, and says it where it is heard
+        launcher.filters()
     gc.collect()
     gc.freeze()  # what is shared stays shared: no collection of a child writes into it
     Template(parent).serve()
