@@ -144,7 +144,7 @@ def _check_chain(
 ) -> None:
     current = certificate
     for _ in range(MAX_CHAIN):
-        issuer = next((item for item in issuers if item.subject == current.issuer and _signed(current, item)), None)
+        issuer = next((item for item in issuers if item.subject == current.issuer and is_signed_by(current, item)), None)
         if issuer is None:
             raise _refuse(
                 f"no certificate given has signed {current.subject.rfc4514_string()}, expected {current.issuer.rfc4514_string()}",
@@ -165,7 +165,8 @@ def _is_authority(certificate: x509.Certificate) -> bool:
         return False
 
 
-def _signed(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether the key of `issuer` signed it; names, dates and constraints are not looked at."""
     key, digest = issuer.public_key(), certificate.signature_hash_algorithm
     try:
         if isinstance(key, ed25519.Ed25519PublicKey):

@@ -16,6 +16,7 @@ import click
 
 from scaleoutd.cli.development import development_project, development_root_path, development_signer, resign_if_changed
 from scaleoutd.cli.diff import fingerprint
+from scaleoutd.cli.modelfolder import verify_model
 from scaleoutd.cli.progress import Progress
 from scaleoutd.cli.signer import PASSPHRASE_OPTION, SSH_KEY_OPTION, SSHSIG_OPTION, Signer, signers_of
 from scaleoutd.cli.signing import (
@@ -115,15 +116,36 @@ def sign(
 
 @click.command("verify")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path())
-@click.option("--trust-root", type=click.Path(path_type=Path), required=True, help="File, or folder of 1.json … N.json.")
+@click.option("--trust-root", type=click.Path(path_type=Path), help="File, or folder of 1.json … N.json.")
+@click.option("--model-signature", type=click.Path(path_type=Path), help="Signature of OpenSSF model-signing (Sigstore bundle).")
+@click.option("--public-key", type=click.Path(path_type=Path), help="Of who signed the model: P-256, PEM.")
+@click.option("--certificate-chain", "chain", type=click.Path(path_type=Path), multiple=True, help="CA of who signed the model.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def verify(folder: Path, trust_root: Path, as_json: bool) -> None:
+def verify(
+    folder: Path,
+    trust_root: Path | None,
+    model_signature: Path | None,
+    public_key: Path | None,
+    chain: tuple[Path, ...],
+    as_json: bool,
+) -> None:
     """Prove that FOLDER is exactly what was signed.  Exit status 0, or 65 with the first difference.
 
+    With --model-signature FOLDER is checked against a signature of OpenSSF model-signing, for people: no node runs a project
+    that is signed so only.
+
     \b
-    Example:
+    Examples:
       scaleoutctl verify my-project --trust-root trust
+      scaleoutctl verify my-model --model-signature model.sig --public-key signer.pub
     """
+    if model_signature is not None:
+        if trust_root is not None or (public_key is None) == (not chain):
+            raise click.UsageError("--model-signature goes with either --public-key or --certificate-chain, and no --trust-root")
+        verify_model(folder, model_signature, public_key, chain, as_json=as_json)
+        return
+    if trust_root is None or public_key is not None or chain:
+        raise click.UsageError("Missing option '--trust-root' (or --model-signature with --public-key or --certificate-chain).")
     project = locate_project(folder)
     at = now()
     root = read_trust_root(trust_root, at)

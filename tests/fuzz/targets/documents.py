@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from scaleoutd.cli.modelsignature import parse_bundle, verify_bundle
 from scaleoutd.core import seccomp, sshsig, strictjson
 from scaleoutd.core.envelope import STATEMENT_TYPE, parse_envelope, serialise_envelope, sign_payload, verify_envelope
 from scaleoutd.core.keys import PublicKey, public_key_of
@@ -18,6 +19,7 @@ from scaleoutd.core.settings import check_schema, check_settings
 from scaleoutd.core.trust import Role, TrustedKey, TrustRoot, parse_trust_root
 from scaleoutd.errors import VerificationError
 from tests.fuzz.target import Target, same
+from tests.unit.cli import signed_model
 from tests.unit.core.authenticator import SshSigner
 from tests.unit.core.trust_samples import ALICE, BOB
 
@@ -181,6 +183,22 @@ def _profile_seeds() -> list[bytes]:
     return [json.dumps(small).encode()]
 
 
+def _model_signature(data: bytes) -> None:
+    """A bundle, or the payload of one that is then signed: what it lists is all of each file and no file twice."""
+    is_bundle = b'"mediaType"' in data
+    bundle = parse_bundle(data if is_bundle else signed_model.sign_payload(data))
+    model = verify_bundle(bundle, public_key_of(signed_model.KEY))
+    for shards in model.files.values():
+        assert shards[-1].end is None or [shard.start for shard in shards] == [0, *(shard.end for shard in shards[:-1])]
+
+
+def _model_signature_seeds() -> list[bytes]:
+    payload = signed_model.statement_of({"a": b"1", "b/c": b"2"})
+    shards = signed_model.sharded(payload, ["a:0:4", "a:4:7"])
+    return [signed_model.bundle(payload), json.dumps(payload).encode(), json.dumps(shards).encode()]
+
+
+_MODEL_SIGNATURE = frozenset({"envelope-invalid", "signature-invalid", "file-name"})
 _JSON_SEEDS = [b'{"a":[1,-2,null,true,{"b":"\\u00e9\\n"}],"\xc3\xa9":9007199254740991}', b"[]", b'"x"', b"[" * 30 + b"]" * 30]
 _SETTINGS = [b'{"lr":0.1,"epochs":3,"tags":["a",1,null],"name":"x","more":{"a":[1]}}', b"", b"{}", b"null"]
 _RECORD = {"record-invalid", "json-invalid"}
@@ -190,6 +208,9 @@ TARGETS = (
     Target("json", _json, lambda: _JSON_SEEDS, frozenset({"json-invalid"}), json=True),
     Target("json-floats", _json_floats, lambda: [*_JSON_SEEDS, b"[1.5,-1e-7,0.0]"], frozenset({"json-invalid"}), json=True),
     Target("envelope", _envelope, _envelope_seeds, frozenset({"envelope-invalid"}), (b"QR==", b"=", b'"sig"'), json=True),
+    Target(
+        "model-signature", _model_signature, _model_signature_seeds, _MODEL_SIGNATURE, (b"QR==", b'"hint"', b"1.0"), json=True
+    ),
     Target(
         "manifest", _manifest, _manifest_seeds, frozenset({*_RECORD, "manifest-invalid", "file-name"}), (b"../", b"//"), json=True
     ),
