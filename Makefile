@@ -57,6 +57,7 @@ attack-report: setup
 	@.venv/bin/python -m tests.attack.report
 
 bench: setup
+	@tools/setup.sh bench
 	@tools/setup.sh official
 	@tools/setup.sh system
 	@tools/setup.sh package

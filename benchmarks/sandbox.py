@@ -1,82 +1,165 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m benchmarks.sandbox --json: what the sandbox costs, interleaved with a plain spawn in the same run.
+"""What the sandbox costs, beside a plain spawn and bubblewrap with an equal inner stage, by turns in one run.
 
-Figures: start of a launcher to its hello, by turns cold (as systemd does it) and forked by a template (as in the foreground),
-memory of both, request to exec, request to result of /bin/true, an inspection of a small model; medians and 95th percentiles in
-milliseconds.
+    python -m benchmarks.sandbox [--json] [--count N]
+
+Columns (stages/columns.py): `plain`, `bubblewrap`, and ours `cold` (a launcher by exec for this one command), `warm` (a launcher
+that is connected, as a spare is) and `prepared` (its sandbox is built too, as in a task).  Rows: `true` and `python` are
+/bin/true and `python3 -I -S -c pass` from the request to the result; `exec` is from the request to the clock that the command
+itself reads first (`date`), so that it is the same for all.  Milliseconds; wall time is median and 95th percentile, processor
+time the mean of all processes of a start, clean-up included, and of a cold one the launcher's start.
+
+Equal is what bubblewrap can do: the same namespaces, mounts, sizes, environment, filter, no capability, a session of its own
+(bubblewrap.py makes its command line from our view).  It does not do: noexec mounts, Landlock, cgroup, rlimits, wall clock,
+watched scratch, bounded output, counted calls, proven outcomes, checks of what came out; and as root its command has root's uid
+on the host, by a user namespace, where ours has a uid of its own.  Without bubblewrap the column is missing, and `missing` says
+why.
+
+Then: start of a launcher to its hello, cold (as systemd does it) and forked by a template (as in the foreground), memory of
+both, an inspection of a small model.  Bars (DESIGN.md section 9): `exec` warm ≤ 5 ms in the backend namespaces and ≤ 1.0 ×
+bubblewrap.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import dataclasses
 import os
-import statistics
-import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.bubblewrap import missing
+from benchmarks.figures import options, show, spread
+from benchmarks.stages.columns import Cold, Column, Plain, Prepared, Warm, Wrapped
 from scaleoutd.cli.launchers import Launchers
-from scaleoutd.core.plan import ModelRules
+from scaleoutd.core.plan import ModelRules, SandboxPlan
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.packets import Connection
-from tests.step_client import MIB, StepClient, plan_for
+from tests.step_client import MIB, PYTHON, StepClient, plan_for
 from tests.unit.step.models import npy, npz
 
+COMMANDS = {
+    "true": ["/bin/true"],
+    "python": [PYTHON, "-I", "-S", "-c", "pass"],
+    "exec": ["/bin/date", "+%s%N"],
+}
+EXEC_BAR_MS = 5.0
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    parser.add_argument("-n", type=int, default=40, help="rounds")
-    arguments = parser.parse_args()
-    result = measure(arguments.n)
-    if arguments.json:
-        print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name:28} {value}")
+
+@dataclasses.dataclass
+class Cell:
+    """One command in one column."""
+
+    column: Column
+    wall_ms: list[float] = dataclasses.field(default_factory=list)
+    cpu_before_s: float = 0.0
+
+    def take(self, tells_its_start: bool) -> None:
+        self.column.ready()
+        with tempfile.TemporaryFile() as output:
+            began_ns = time.time_ns()
+            self.column.run(output)
+            ended_ns = time.time_ns()
+            if tells_its_start:
+                output.seek(0)
+                ended_ns = int(output.read())
+            self.column.settle()
+        self.wall_ms.append((ended_ns - began_ns) / 1e6)
+
+    def forget(self) -> None:
+        """What was taken so far was warm-up."""
+        self.wall_ms.clear()
+        self.cpu_before_s = self.column.cpu_s
+
+    def figures(self) -> dict[str, float]:
+        found = spread(self.wall_ms)
+        if not isinstance(self.column, Prepared):  # its processor time is a task's: the model is inspected between
+            found["cpu"] = round((self.column.cpu_s - self.cpu_before_s) * 1000 / len(self.wall_ms), 2)
+        return found
+
+
+def cells(folder: Path, name: str, stack: ExitStack) -> dict[str, Cell]:
+    """Column → what it measures; every launcher has a scratch folder of its own."""
+    kinds: dict[str, Callable[[SandboxPlan], Column]] = {
+        "plain": Plain,
+        "bubblewrap": Wrapped,
+        "cold": Cold,
+        "warm": Warm,
+        "prepared": Prepared,
+    }
+    if missing():
+        del kinds["bubblewrap"]
+    made = {}
+    for kind, column in kinds.items():
+        scratch = folder / f"{name}-{kind}"
+        plan = plan_for(scratch, COMMANDS[name])
+        if kind == "plain":
+            plan = dataclasses.replace(plan, cwd=str(folder))
+        elif kind == "bubblewrap":
+            scratch.mkdir()
+        made[kind] = Cell(column(plan))
+        stack.callback(made[kind].column.close)
+    return made
+
+
+def starts(folder: Path, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Command → column → figures in ms, all by turns."""
+    with ExitStack() as stack:
+        table = {name: cells(folder, name, stack) for name in COMMANDS}
+        for turn in range(rounds + 1):
+            for name, row in table.items():
+                for cell in row.values():
+                    cell.take(tells_its_start=name == "exec")
+                    if turn == 0:
+                        cell.forget()
+        return {name: {kind: cell.figures() for kind, cell in row.items()} for name, row in table.items()}
+
+
+def launchers(folder: Path, rounds: int) -> dict[str, object]:
+    """Start and memory of a launcher, cold and forked by a template; an inspection of a small model."""
+    samples: dict[str, list[float]] = {}
+    model = folder / "model"
+    model.write_bytes(npz({str(n): npy("<f4", (2048,), bytes(8192)) for n in range(8)}))
+    plan, rules = plan_for(folder / "inspected", ["/bin/true"]), ModelRules(("npz",), MIB)
+    with StepClient() as client, open(model, "rb") as file:
+        for _ in range(rounds):
+            _time(samples, "inspect_64_KiB_ms", lambda: client.inspect(plan, rules, file.fileno()))
+        memory = _memory(client.process.pid)
+    template_of, before = Launchers(), _children(os.getpid())
+    spare = _forked(template_of)
+    (template,) = set(_children(os.getpid())) - set(before)
+    for _ in range(max(3, rounds // 5)):
+        _time(samples, "cold_start_ms", lambda: StepClient().close())
+        _time(samples, "forked_start_ms", lambda: _forked(template_of).close())
+    memory |= {f"forked_{name}": value for name, value in _memory(_children(template)[0]).items()}
+    spare.close()
+    template_of.stop()
+    return {**{name: spread(values) for name, values in samples.items()}, **memory}
 
 
 def measure(rounds: int) -> dict[str, object]:
-    samples: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="scaleoutd-bench-") as name:
-        scratch = Path(name) / "scratch"
-        model = Path(name) / "model"
-        model.write_bytes(npz({str(n): npy("<f4", (2048,), bytes(8192)) for n in range(8)}))
-        model_fd = os.open(model, os.O_RDONLY)
-        log = os.open(Path(name) / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        with StepClient() as client:
-            plan = plan_for(scratch, ["/bin/true"])
-            rules = ModelRules(("npz",), MIB)
-            for _ in range(rounds):
-                _time(samples, "spawn_true_ms", lambda: subprocess.run(["/bin/true"], check=True))
-                start = time.perf_counter()
-                client.start(plan, log)
-                samples.setdefault("request_to_exec_ms", []).append((time.perf_counter() - start) * 1000)
-                client.finish()
-                samples.setdefault("request_to_result_ms", []).append((time.perf_counter() - start) * 1000)
-                _time(samples, "inspect_64_KiB_ms", lambda: client.inspect(plan, rules, model_fd))
-            memory = _memory(client.process.pid)
-        launchers = Launchers()
-        spare = _forked(launchers)
-        for _ in range(max(3, rounds // 5)):
-            _time(samples, "cold_start_ms", lambda: StepClient().close())
-            _time(samples, "forked_start_ms", lambda: _forked(launchers).close())
-        (template,) = _children(os.getpid())
-        memory |= {f"forked_{name}": value for name, value in _memory(_children(template)[0]).items()}
-        spare.close()
-        launchers.stop()
-        os.close(model_fd)
-        os.close(log)
-    figures: dict[str, object] = {"benchmark": "sandbox", "n": rounds, "load_average": os.getloadavg()[0], **memory}
-    for key, values in samples.items():
-        ordered = sorted(values)
-        figures[key] = {"p50": round(statistics.median(ordered), 2), "p95": round(ordered[int(len(ordered) * 0.95) - 1], 2)}
-    spawn, run = statistics.median(samples["spawn_true_ms"]), statistics.median(samples["request_to_result_ms"])
-    figures["ratio_result_to_spawn"] = round(run / spawn, 1)
-    return figures
+        folder = Path(name)
+        folder.chmod(0o755)  # the step has a uid of its own
+        table = starts(folder, rounds)
+        rest = launchers(folder, rounds)
+    result: dict[str, object] = {"benchmark": "sandbox", "n": rounds, "ms": table, **rest}
+    warm = table["exec"]["warm"]["p50"]
+    met = {f"exec warm <= {EXEC_BAR_MS} ms": warm <= EXEC_BAR_MS}
+    for reference in ("plain", "bubblewrap"):
+        if reference in table["exec"]:
+            result[f"ratio_to_{reference}"] = {
+                command: {kind: round(row[kind]["p50"] / row[reference]["p50"], 2) for kind in ("cold", "warm", "prepared")}
+                for command, row in table.items()
+            }
+    if why := missing():
+        result["missing"] = {"bubblewrap": why}
+    else:
+        met["exec warm <= 1.0 x bubblewrap"] = warm <= table["exec"]["bubblewrap"]["p50"]
+    return {**result, "met": met, "load_average": round(os.getloadavg()[0], 2)}
 
 
 def _forked(launchers: Launchers) -> Channel:
@@ -107,5 +190,11 @@ def _memory(pid: int) -> dict[str, float]:
     return {f"launcher_{name}_MiB": round(value / 1024, 1) for name, value in kib.items()}
 
 
+def main() -> int:
+    given = options(__doc__ or "", 40).parse_args()
+    show(measure(given.count), given.json)
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,9 +3,9 @@
 # Makes .venv from hash-locked requirements; with "official" what only the tests need: .venv-official (the official client) and
 # .venv-steps (its library beside the system's numpy and torch, for steps); with "system" what the booted tests need: systemd-nspawn,
 # QEMU and the cached image that both start (tools/image.sh, about a minute the first time); with "package" what builds and checks the
-# Debian package; with "fuzz" .venv-fuzz, where atheris is.  On Debian, as root, it first installs the packages that a fresh
-# machine lacks; as an ordinary user it prints the
-# one line that root has to run.
+# Debian package; with "fuzz" .venv-fuzz, where atheris is; with "bench" bubblewrap, which benchmarks/sandbox.py compares with.  On
+# Debian, as root, it first installs the packages that a fresh machine lacks; as an ordinary user it prints the one line that root
+# has to run.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,6 +14,7 @@ case "${1:-node}" in
 official) needed="$needed python3-numpy python3-torch python3-sklearn" ;;
 system) needed="$needed mmdebstrap systemd-container qemu-system-x86 e2fsprogs cpio lz4 xz-utils zstd" ;;
 package) needed="$needed dpkg-dev binutils binutils-aarch64-linux-gnu lintian mandoc" ;;
+bench) needed="$needed bubblewrap" ;;
 esac
 
 missing=
@@ -65,7 +66,7 @@ official)
 system)
     "$PYTHON" -m tests.system.image
     ;;
-package) ;;
+package | bench) ;;
 fuzz) environment .venv-fuzz requirements/fuzz.txt ;;
 *)
     environment .venv requirements/dev.txt
