@@ -22,6 +22,7 @@ bubblewrap.
 
 from __future__ import annotations
 
+import compileall
 import dataclasses
 import os
 import sys
@@ -38,7 +39,7 @@ from scaleoutd.cli.launchers import Launchers
 from scaleoutd.core.plan import ModelRules, SandboxPlan
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.packets import Connection
-from tests.step_client import MIB, PYTHON, StepClient, plan_for
+from tests.step_client import MIB, PROJECT, PYTHON, StepClient, plan_for
 from tests.unit.step.models import npy, npz
 
 COMMANDS = {
@@ -47,6 +48,7 @@ COMMANDS = {
     "exec": ["/bin/date", "+%s%N"],
 }
 EXEC_BAR_MS = 5.0
+ROOT = os.geteuid() == 0  # nobody else may look into a launcher: it is not dumpable
 
 
 @dataclasses.dataclass
@@ -127,14 +129,15 @@ def launchers(folder: Path, rounds: int) -> dict[str, object]:
     with StepClient() as client, open(model, "rb") as file:
         for _ in range(rounds):
             _time(samples, "inspect_64_KiB_ms", lambda: client.inspect(plan, rules, file.fileno()))
-        memory = _memory(client.process.pid)
+        memory = _memory(client.process.pid) if ROOT else {}
     template_of, before = Launchers(), _children(os.getpid())
     spare = _forked(template_of)
     (template,) = set(_children(os.getpid())) - set(before)
     for _ in range(max(3, rounds // 5)):
         _time(samples, "cold_start_ms", lambda: StepClient().close())
         _time(samples, "forked_start_ms", lambda: _forked(template_of).close())
-    memory |= {f"forked_{name}": value for name, value in _memory(_children(template)[0]).items()}
+    if ROOT:
+        memory |= {f"forked_{name}": value for name, value in _memory(_children(template)[0]).items()}
     spare.close()
     template_of.stop()
     return {**{name: spread(values) for name, values in samples.items()}, **memory}
@@ -143,6 +146,8 @@ def launchers(folder: Path, rounds: int) -> dict[str, object]:
 def measure(rounds: int) -> dict[str, object]:
     with tempfile.TemporaryDirectory(prefix="scaleoutd-bench-") as name:
         folder = Path(name)
+        # A launcher writes no byte code (-B); an installed package has it, a fresh checkout not.
+        compileall.compile_dir(PROJECT / "scaleoutd", quiet=1)
         folder.chmod(0o755)  # the step has a uid of its own
         table = starts(folder, rounds)
         rest = launchers(folder, rounds)
@@ -155,11 +160,12 @@ def measure(rounds: int) -> dict[str, object]:
                 command: {kind: round(row[kind]["p50"] / row[reference]["p50"], 2) for kind in ("cold", "warm", "prepared")}
                 for command, row in table.items()
             }
+    absent = {} if ROOT else {"launcher_*_MiB": "only root reads the memory of a launcher"}
     if why := missing():
-        result["missing"] = {"bubblewrap": why}
+        absent["bubblewrap"] = why
     else:
         met["exec warm <= 1.0 x bubblewrap"] = warm <= table["exec"]["bubblewrap"]["p50"]
-    return {**result, "met": met, "load_average": round(os.getloadavg()[0], 2)}
+    return {**result, "missing": absent, "met": met, "load_average": round(os.getloadavg()[0], 2)}
 
 
 def _forked(launchers: Launchers) -> Channel:
