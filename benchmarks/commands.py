@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.figures import Taken, options, show, spread
+from benchmarks.figures import Taken, compile_package, options, show, spread
 from scaleoutd.devcombiner.server import DevCombiner
 from tests.e2e.site import SEED, Site
 
@@ -144,6 +144,7 @@ def place_after_a_round() -> Iterator[Place]:
 
 
 def measure(count: int, only: str) -> dict[str, object]:
+    compile_package()
     with place_after_a_round() as place:
         chosen = [command for command in commands(place) if only in command.name]
         taken = {command.name: Taken() for command in chosen} | {"python_that_does_nothing": Taken()}

@@ -22,7 +22,6 @@ bubblewrap.
 
 from __future__ import annotations
 
-import compileall
 import dataclasses
 import os
 import sys
@@ -33,13 +32,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.bubblewrap import missing
-from benchmarks.figures import options, show, spread
+from benchmarks.figures import compile_package, options, show, spread
 from benchmarks.stages.columns import Cold, Column, Plain, Prepared, Warm, Wrapped
 from scaleoutd.cli.launchers import Launchers
 from scaleoutd.core.plan import ModelRules, SandboxPlan
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.packets import Connection
-from tests.step_client import MIB, PROJECT, PYTHON, StepClient, plan_for
+from tests.step_client import MIB, PYTHON, StepClient, plan_for
 from tests.unit.step.models import npy, npz
 
 COMMANDS = {
@@ -144,10 +143,9 @@ def launchers(folder: Path, rounds: int) -> dict[str, object]:
 
 
 def measure(rounds: int) -> dict[str, object]:
+    compile_package()
     with tempfile.TemporaryDirectory(prefix="scaleoutd-bench-") as name:
         folder = Path(name)
-        # A launcher writes no byte code (-B); an installed package has it, a fresh checkout not.
-        compileall.compile_dir(PROJECT / "scaleoutd", quiet=1)
         folder.chmod(0o755)  # the step has a uid of its own
         table = starts(folder, rounds)
         rest = launchers(folder, rounds)
