@@ -7,6 +7,7 @@ fast: emulation is 20 to 50 times slower than the machine.
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import time
@@ -19,6 +20,8 @@ KERNEL_LINE = (
     "console=ttyS0 quiet panic=-1 root=/dev/vda rw mitigations=off nokaslr random.trust_cpu=on no_timer_check tsc=reliable "
     "audit=1 apparmor=1 security=apparmor systemd.show_status=0 systemd.log_target=journal"
 )
+
+MOST_RESETS = 2
 
 
 class Machine(Guest):
@@ -69,6 +72,23 @@ class Machine(Guest):
     def pause(self) -> None:
         """Takes no processor time until it goes back to a state."""
         self.monitor("stop")
+
+    def wait_ready(self, boots: int = 1, timeout_s: float = 60) -> None:
+        self._looked, self._resets = len(self.console()), 0
+        super().wait_ready(boots, timeout_s)
+
+    def _started_over(self) -> bool:
+        """Now and then the emulator lets both processors of a booting kernel wait for one another for good, and Linux says so.
+
+        Nothing of ours runs by then, and a boot that is cut off is one more boot.
+        """
+        stuck = re.search(r"soft lockup - CPU#\d+ stuck for (?:[6-9]\d|\d{3,})s", self.console()[self._looked :])
+        if stuck is None or self._resets == MOST_RESETS:
+            return False
+        print(f"the emulated kernel is locked up ({stuck[0]}): reset")
+        self._looked, self._resets = len(self.console()), self._resets + 1
+        self.monitor("system_reset")
+        return True
 
     def cut_power(self) -> None:
         """Starts again without a word to the guest: what no program wrote through to the disk is lost."""
