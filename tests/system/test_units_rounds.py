@@ -89,8 +89,8 @@ def facts(hospital: Hospital) -> dict[str, Any]:
 
 
 def launcher(guest: Guest) -> int:
-    """A process of a step instance."""
-    return int(guest.run("until pgrep -o -u scaleoutd-launch; do sleep 0.05; done").text)
+    """The process of the spare instance; the older ones, that ran, are about to end."""
+    return int(guest.run("until pgrep -n -u scaleoutd-launch; do sleep 0.05; done").text)
 
 
 def test_two_rounds_over_mtls(hospital: Hospital) -> None:
