@@ -36,9 +36,8 @@ from benchmarks.figures import compile_package, options, show, spread
 from benchmarks.stages.columns import Cold, Column, Plain, Prepared, Warm, Wrapped
 from scaleoutd.cli.launchers import Launchers
 from scaleoutd.core.plan import ModelRules, SandboxPlan
-from scaleoutd.ipc.channel import Channel
-from scaleoutd.ipc.packets import Connection
-from tests.step_client import MIB, PYTHON, StepClient, plan_for
+from tests.child import children_of
+from tests.step_client import MIB, PYTHON, StepClient, forked, plan_for
 from tests.unit.step.models import npy, npz
 
 COMMANDS = {
@@ -129,14 +128,14 @@ def launchers(folder: Path, rounds: int) -> dict[str, object]:
         for _ in range(rounds):
             _time(samples, "inspect_64_KiB_ms", lambda: client.inspect(plan, rules, file.fileno()))
         memory = _memory(client.process.pid) if ROOT else {}
-    template_of, before = Launchers(), _children(os.getpid())
-    spare = _forked(template_of)
-    (template,) = set(_children(os.getpid())) - set(before)
+    template_of, before = Launchers(), children_of(os.getpid())
+    spare = forked(template_of)
+    (template,) = set(children_of(os.getpid())) - set(before)
     for _ in range(max(3, rounds // 5)):
         _time(samples, "cold_start_ms", lambda: StepClient().close())
-        _time(samples, "forked_start_ms", lambda: _forked(template_of).close())
+        _time(samples, "forked_start_ms", lambda: forked(template_of).close())
     if ROOT:
-        memory |= {f"forked_{name}": value for name, value in _memory(_children(template)[0]).items()}
+        memory |= {f"forked_{name}": value for name, value in _memory(children_of(template)[0]).items()}
     spare.close()
     template_of.stop()
     return {**{name: spread(values) for name, values in samples.items()}, **memory}
@@ -164,20 +163,6 @@ def measure(rounds: int) -> dict[str, object]:
     else:
         met["exec warm <= 1.0 x bubblewrap"] = warm <= table["exec"]["bubblewrap"]["p50"]
     return {**result, "missing": absent, "met": met, "load_average": round(os.getloadavg()[0], 2)}
-
-
-def _forked(launchers: Launchers) -> Channel:
-    """A launcher that has said hello."""
-    ours, theirs = Connection.pair()
-    launchers.launch(theirs)
-    theirs.close()
-    channel = Channel(ours, "step")
-    channel.greet("runner")
-    return channel
-
-
-def _children(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _time(samples: dict[str, list[float]], name: str, act: Callable[[], object]) -> None:

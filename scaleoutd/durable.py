@@ -18,8 +18,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from scaleoutd.errors import ConfigError, StorageError
+from scaleoutd.errors import ConfigError, FormatError, StorageError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -34,6 +37,18 @@ def storage_errors(act: str) -> Iterator[None]:
             code="storage-full" if full else "storage-failed",
             hint="Free space on that file system." if full else "See the path's owner, mode and file system.",
         ) from exc
+
+
+def read_state(path: Path, decode: Callable[[bytes], T], hint: str) -> T | None:
+    """What `decode` makes of a state file, None when it is not there; `state-corrupt`, with `hint`, where that is FormatError."""
+    with storage_errors(f"read {path}"):
+        if not path.exists():
+            return None
+        data = path.read_bytes()
+    try:
+        return decode(data)
+    except FormatError as exc:
+        raise StorageError(f"cannot read {path}: {exc.message}", code="state-corrupt", hint=hint) from exc
 
 
 def sync_folder(folder: Path) -> None:

@@ -14,8 +14,7 @@ from typing import Annotated, Literal
 
 from scaleoutd.core import records, strictjson
 from scaleoutd.core.records import Natural, Text
-from scaleoutd.durable import replace_file, storage_errors, sync_folder
-from scaleoutd.errors import FormatError, StorageError
+from scaleoutd.durable import read_state, replace_file, storage_errors, sync_folder
 
 MAX_BYTES = 4096
 
@@ -58,15 +57,8 @@ class HoldFile:
 
     def _read(self) -> Hold | None:
         """A hold that cannot be read holds: someone wanted this room to stand still."""
-        with storage_errors(f"read {self._path}"):
-            if not self._path.exists():
-                return None
-            data = self._path.read_bytes()
-        try:
-            return records.decode(Hold, strictjson.parse(data, max_bytes=MAX_BYTES, what="the hold"), "hold")
-        except FormatError as exc:
-            raise StorageError(
-                f"cannot read {self._path}: {exc.message}",
-                code="state-corrupt",
-                hint=f"Remove {self._path.name} if the node shall go on, and write down why.",
-            ) from exc
+        return read_state(
+            self._path,
+            lambda data: records.decode(Hold, strictjson.parse(data, max_bytes=MAX_BYTES, what="the hold"), "hold"),
+            f"Remove {self._path.name} if the node shall go on, and write down why.",
+        )

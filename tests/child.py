@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The end of a child process that a test or a benchmark started."""
+"""Child processes of a test or a benchmark: which there are, and their end."""
 
 from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+
+def children_of(pid: int) -> list[int]:
+    """Of its main thread (proc(5))."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def end(process: subprocess.Popen[bytes], patience_s: float = 10) -> None:

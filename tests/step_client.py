@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from scaleoutd.cli.launchers import Launchers
 from scaleoutd.core.plan import Bind, GateFacts, GateRules, Limits, Link, ModelFacts, ModelRules, SandboxPlan, StepResult
 from scaleoutd.ipc.channel import Channel, Refused
 from scaleoutd.ipc.packets import Connection
@@ -51,6 +52,16 @@ def system_binds() -> tuple[tuple[Bind, ...], tuple[Link, ...]]:
         elif path.exists():
             binds.append(Bind(str(path), str(path), executable=True))
     return tuple(binds), tuple(links)
+
+
+def forked(launchers: Launchers) -> Channel:
+    """The runner's end of a launcher of the foreground that has said hello."""
+    ours, theirs = Connection.pair()
+    launchers.launch(theirs)
+    theirs.close()
+    channel = Channel(ours, "step")
+    channel.greet("runner")
+    return channel
 
 
 def plan_for(scratch: Path, command: Sequence[str], **changes: Any) -> SandboxPlan:

@@ -50,9 +50,6 @@ class Waited:
     def ready(self) -> None:
         self.cpu_s -= children_cpu_s()
 
-    def run(self, output: IO[bytes]) -> None:
-        raise NotImplementedError
-
     def settle(self) -> None:
         self.cpu_s += children_cpu_s()
 

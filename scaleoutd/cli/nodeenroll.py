@@ -33,8 +33,8 @@ from scaleoutd.core import records, strictjson
 from scaleoutd.core.clock import utc_text
 from scaleoutd.core.nodeconfig import NodeConfig
 from scaleoutd.core.records import Natural, Sha256Hex
-from scaleoutd.durable import storage_errors
-from scaleoutd.errors import ConfigError, CredentialError, FormatError, StorageError
+from scaleoutd.durable import read_state
+from scaleoutd.errors import ConfigError, CredentialError
 
 WOULD_CHANGE = 1
 FOLDER = "etc/scaleoutd/identity"
@@ -104,16 +104,11 @@ def enroll(token_file: Path | None, check: bool, force: bool, show_token: bool, 
 
 def read_enrolled(place: Place) -> Enrolled | None:
     path = place.root / RECORD
-    with storage_errors(f"read {path}"):
-        if not path.exists():
-            return None
-        data = path.read_bytes()
-    try:
-        return records.decode(Enrolled, strictjson.parse(data, max_bytes=64 * 1024, what="the enrollment"), "enrolled")
-    except FormatError as exc:
-        raise StorageError(
-            f"cannot read {path}: {exc.message}", code="state-corrupt", hint="Remove it and enroll again with a new token."
-        ) from exc
+    return read_state(
+        path,
+        lambda data: records.decode(Enrolled, strictjson.parse(data, max_bytes=64 * 1024, what="the enrollment"), "enrolled"),
+        "Remove it and enroll again with a new token.",
+    )
 
 
 def _redeem(place: Place, config: NodeConfig, token: str) -> Tokens:

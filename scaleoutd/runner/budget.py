@@ -31,8 +31,8 @@ from scaleoutd.core.grant import RunsSoFar, is_allowed
 from scaleoutd.core.hours import check_hours
 from scaleoutd.core.policy import Policy
 from scaleoutd.core.records import Count, Natural, Sha256Hex, Text
-from scaleoutd.durable import replace_file, storage_errors
-from scaleoutd.errors import FormatError, PolicyDeniedError, StorageError
+from scaleoutd.durable import read_state, replace_file, storage_errors
+from scaleoutd.errors import PolicyDeniedError
 from scaleoutd.hostclock import boot_id
 from scaleoutd.ipc.control import ApproveSession, Operator
 from scaleoutd.runner.runs import Runs
@@ -220,15 +220,9 @@ def _is_user(name: str) -> bool:
 
 def read_kept(path: Path) -> Kept:
     """The file; nothing when it is not there.  One that cannot be read stops the room: it may hold who must not approve."""
-    with storage_errors(f"read {path}"):
-        if not path.exists():
-            return Kept()
-        data = path.read_bytes()
-    try:
-        return records.decode(Kept, strictjson.parse(data, max_bytes=MAX_BYTES, what="the approvals"), "approvals")
-    except FormatError as exc:
-        raise StorageError(
-            f"cannot read {path}: {exc.message}",
-            code="state-corrupt",
-            hint=f"Keep {path.name} as evidence and remove it: every session then waits again.",
-        ) from exc
+    kept = read_state(
+        path,
+        lambda data: records.decode(Kept, strictjson.parse(data, max_bytes=MAX_BYTES, what="the approvals"), "approvals"),
+        f"Keep {path.name} as evidence and remove it: every session then waits again.",
+    )
+    return kept or Kept()

@@ -17,20 +17,15 @@ from scaleoutd.cli import launchers
 from scaleoutd.cli.launchers import Launchers
 from scaleoutd.errors import PeerError
 from scaleoutd.ipc.channel import Channel
-from scaleoutd.ipc.packets import Connection
-from tests.step_client import PROJECT
+from tests.child import children_of
+from tests.step_client import PROJECT, forked
 
 
 class Own(Launchers):
     """With the pids that /proc shows."""
 
     def connect(self) -> Channel:
-        ours, theirs = Connection.pair()
-        self.launch(theirs)
-        theirs.close()
-        channel = Channel(ours, "step")
-        channel.greet("runner")
-        return channel
+        return forked(self)
 
     @property
     def templates(self) -> list[int]:
@@ -38,10 +33,6 @@ class Own(Launchers):
 
     def children(self) -> list[int]:
         return [pid for template in self.templates for pid in children_of(template)]
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def eventually(condition: object, timeout_s: float = 10) -> None:
