@@ -80,6 +80,7 @@ CODES: dict[str, str] = {
     "kernel-support": "the kernel or host cannot prove an outcome that the policy demands",
     "namespaces-denied": "this host gives us no namespaces, which hold the step",
     "launch-failed": "a stage before the exec of the step failed",
+    "device-missing": "a device that the policy grants is not there, or not open to every user",
     "step-unavailable": "no step instance could be reached",
     "step-failed": "the step ended with a non-zero status",
     "step-killed": "the step was ended by a signal",

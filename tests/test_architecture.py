@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # The step is slimmer than its row says: of core and ipc it takes only these modules.
 STEP_MODULES = {
+    "scaleoutd.core.devices",
     "scaleoutd.core.plan",
     "scaleoutd.core.records",
     "scaleoutd.core.strictjson",

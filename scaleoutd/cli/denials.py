@@ -206,7 +206,10 @@ class Witness:
             return f"tried to start {program}, which is not in this sandbox{_outside(shutil.which(program))}"
         if kind == "device":
             device = _DEVICE.search(text)
-            return f"looked for {device[0] if device else 'a GPU'}; this sandbox has no device but null, zero, full and urandom"
+            return (
+                f"looked for {device[0] if device else 'a GPU'}; this sandbox has no device but null, zero, full, urandom and"
+                " what devices: in the policy grants"
+            )
         if kind == "absent":
             if not path.startswith("/"):
                 return f"looked for {path}, which is not among the project's signed files"
@@ -237,7 +240,7 @@ class Witness:
         if kind == "program":
             return f"It sees the programs of /usr and of its Python environment; install it there, or do without; {SEE}."
         if kind == "device":
-            return f"Let the script fall back to the processor (torch: device='cpu'); {SEE}."
+            return f"Let the script fall back to the processor (torch: device='cpu'), or set devices: in a policy; {SEE}."
         if kind == "absent":
             if not _path_in(text).startswith("/"):
                 return f"Put it into the project (does .scaleoutignore leave it out?); if it is data, {data}; {SEE}."

@@ -209,6 +209,9 @@ def _short_lines(told: Explanation) -> Iterator[str]:
     yield f"{ACTS[told.task]} {signed}, and a run is refused when one byte has changed since."
     if told.run is not None:
         yield f"Beside the project it reads of this computer's data: {', '.join(sorted(told.run['data_sets'])) or 'nothing'}."
+    if told.run is not None and told.run["devices"]:
+        yield f"It computes on a device of this computer: {', '.join(told.run['devices'])}. What a program leaves in such a"
+        yield "device's memory is cleared by the device's driver, or not at all: this node cannot prove which."
     if all(held.demanded and held.providers for held in told.outcomes):
         yield "It cannot change that data, and cannot send anything by itself: it has no network."
     else:
@@ -249,8 +252,11 @@ def _run_lines(told: Explanation) -> Iterator[str]:
 
 
 def _outcome_lines(told: Explanation) -> Iterator[str]:
+    granted = ", ".join(told.run["devices"]) if told.run is not None else ""
     for held in told.outcomes:
         text = WORDS[held.name]  # type: ignore[index]  # the names of core.plan.OUTCOMES
+        if held.name == "no-foreign-device" and granted:
+            text = f"It can use the devices of {granted}, which the policy grants, and no other: no camera, no disk, no terminal."
         if not held.demanded:
             yield f"NOT demanded by the policy: {text}"
         elif not held.providers:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from scaleoutd.cli.measures import size
 from scaleoutd.core.clock import Now
+from scaleoutd.core.devices import lacking
 from scaleoutd.core.grant import Grant, RunsSoFar, authorize
 from scaleoutd.core.manifest import VerifiedManifest
 from scaleoutd.core.plan import OUTCOMES, SandboxPlan, Task
@@ -23,7 +24,7 @@ from scaleoutd.core.strictjson import Json
 from scaleoutd.errors import ScaleoutError
 from scaleoutd.runner.environments import ResolvedEnvironment
 from scaleoutd.runner.planner import MODEL_IN, OUTPUTS, Place, inputs_of, make_plan
-from scaleoutd.step import outcomes, view
+from scaleoutd.step import devices, outcomes, view
 
 SLOT = 0
 BY_MODE = {
@@ -189,6 +190,7 @@ def _run(plan: SandboxPlan | None, grant: Grant | None) -> dict[str, Any] | None
         "environment": grant.environment_id,
         "environment_sha256": grant.environment.digest,
         "interpreter": grant.environment.python,
+        "devices": list(plan.devices),
         "variables": dict(plan.environment),
         "data_sets": {
             name: {"path": rule.path, "mode": rule.mode, "sha256": rule.digest} for name, rule in grant.data_sets.items()
@@ -198,10 +200,11 @@ def _run(plan: SandboxPlan | None, grant: Grant | None) -> dict[str, Any] | None
 
 def _sees(plan: SandboxPlan, grant: Grant) -> tuple[Seen, ...]:
     """Every path, in the order of the view; for the backend inner the host's own paths."""
+    granted = _granted(plan)
     if plan.backend == "inner":
         binds = [Seen(bind.source, bind.source, _access(bind.executable), _why(bind.target, grant)) for bind in plan.binds]
-        devices = [Seen(path, path, "device", "a plain device that carries no data of the host") for path in view.DEVICES]
-        return (*binds, *devices, Seen(plan.scratch, plan.scratch, "write", "the run's own folder"))
+        plain = [Seen(path, path, "device", "a plain device that carries no data of the host") for path in view.DEVICES]
+        return (*binds, *plain, *granted, Seen(plan.scratch, plan.scratch, "write", "the run's own folder"))
     sight = view.of_plan(plan, 0, 0)
     seen = [Seen(bind.target, bind.source, _access(bind.executable), _why(bind.target, grant)) for bind in plan.binds]
     seen.append(Seen(view.SCRATCH, plan.scratch, "write", "the run's own folder, emptied before and after; results go there"))
@@ -217,7 +220,18 @@ def _sees(plan: SandboxPlan, grant: Grant) -> tuple[Seen, ...]:
         elif attach.optional:
             seen.append(Seen(attach.target, attach.source, "read", "how many processors there are"))
     seen.append(Seen("/proc", "", "read", "the run's own processes only"))
-    return tuple(seen)
+    return (*seen, *granted)
+
+
+def _granted(plan: SandboxPlan) -> list[Seen]:
+    """Nodes of the policy's devices; of a word whose nodes are not all there, that it is so: such a run is refused."""
+    seen = []
+    for word in plan.devices:
+        nodes = devices.present((word,))
+        seen += [Seen(node, node, "device", f"devices: {word}, a driver of this computer") for node in nodes]
+        names = [node.removeprefix("/dev/") for node in nodes]
+        seen += [Seen(path, "", "device", f"devices: {word}, NOT HERE: no run") for path in lacking((word,), names)]
+    return seen
 
 
 def _access(executable: bool) -> Literal["read", "read and execute"]:

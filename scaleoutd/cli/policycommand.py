@@ -29,6 +29,7 @@ from scaleoutd.core.strictjson import Json
 from scaleoutd.durable import storage_errors
 from scaleoutd.errors import ConfigError, ScaleoutError
 from scaleoutd.runner.environments import resolve_environment
+from scaleoutd.step.devices import nodes_of
 
 WOULD_CHANGE = 1
 RELOAD_S = 90
@@ -200,7 +201,8 @@ def facts_of(place: Place, found: Policy) -> Facts:
     """What the environments consist of, seen from inside the root."""
 
     def look() -> Json:
-        facts = Facts({name: resolve_environment(rule).binds for name, rule in found.environments.items()})
+        binds = {name: resolve_environment(rule).binds for name, rule in found.environments.items()}
+        facts = Facts(binds, nodes_of(found.devices))
         return encode(facts)
 
     return decode(Facts, in_root(place.root, look), "facts")

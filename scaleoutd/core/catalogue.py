@@ -199,12 +199,12 @@ EVENTS: tuple[EventType, ...] = (
            "run code message", "format model_sha256 size_bytes", severity="high", status="failure"),
     _event("runner", "startup-about-to-run", LAUNCH, "Durable before a project's startup command runs, once before a task.",
            "run correlation_id session_id round_id task project manifest_sha256 manifest_version environment data_sets:texts"
-           " policy_sha256 command:texts limits:counts", "environment_sha256 backend slot:natural"),
+           " policy_sha256 command:texts limits:counts", "environment_sha256 backend slot:natural devices:texts"),
     _event("runner", "run-about-to-start", LAUNCH, "Durable before a step starts: what runs on what.",
            f"{_CONTEXT_OF_RUN} project manifest_sha256 manifest_version model_sha256 environment data_sets:texts policy_sha256"
            " command:texts limits:counts",
            "environment_sha256 snapshot_sha256 seccomp_sha256 plan_sha256 backend slot:natural outcomes:texts settings_sha256"
-           " trust_root_sha256"),
+           " trust_root_sha256 devices:texts"),
     _event("runner", "run-ended", TERMINATE, "A step, or the startup before it, ended; what it used and what held.",
            "run ended", "exit_status:natural signal:natural wall_ms cpu_ms max_rss_bytes stdout_bytes stdout_dropped_bytes"
            " scratch_bytes killed_processes:natural denied:counts enforced:texts limits:counts"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from scaleoutd.core.clock import Now
+from scaleoutd.core.devices import Device
 from scaleoutd.core.manifest import Expected, Manifest, VerifiedManifest, check_dates
 from scaleoutd.core.plan import Limits, ModelRules, Outcome, Task
 from scaleoutd.core.policy import Budget, DataSetRule, Egress, EnvironmentRule, Policy
@@ -71,6 +72,7 @@ class Grant:
     min_num_examples: int
     startup_file: str | None = None
     startup: tuple[str, ...] = ()  # to be run once before the first task
+    devices: tuple[Device, ...] = ()
     budget_left: int = 0  # runs that may follow this one, in this day and session
 
 
@@ -87,6 +89,7 @@ class BuildGrant:
     limits: Limits
     model: ModelRules
     environment: EnvironmentRule
+    devices: tuple[Device, ...] = ()
 
 
 def authorize(policy: Policy, verified: VerifiedManifest, offer: Offer, now: Now, runs: RunsSoFar) -> Grant:
@@ -108,6 +111,7 @@ def authorize(policy: Policy, verified: VerifiedManifest, offer: Offer, now: Now
         policy_sha256=policy_sha256,
         backend=policy.backend,
         outcomes=policy.outcomes,
+        devices=policy.devices,
         limits=policy.limits.of_run(),
         model=_model_rules(policy),
         environment_id=environment_id,
@@ -141,6 +145,7 @@ def authorize_build(policy: Policy, verified: VerifiedManifest, now: Now) -> Bui
         manifest_sha256=verified.sha256,
         backend=policy.backend,
         outcomes=policy.outcomes,
+        devices=policy.devices,
         limits=policy.limits.of_run(),
         model=_model_rules(policy),
         environment=_environment(policy, manifest)[1],

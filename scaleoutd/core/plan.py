@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from scaleoutd.core.devices import Device
 from scaleoutd.core.records import Count, Name, Natural, Positive, Range, Sha256Hex, Text
 
 Outcome = Literal[
@@ -20,7 +21,7 @@ Outcome = Literal[
     "no-signal-out",  # no process outside the run can be signalled or traced
     "no-write-outside",  # nothing outside scratch, /tmp and /dev/shm of the run can be changed
     "no-read-outside",  # nothing outside the view can be read
-    "no-foreign-device",  # no device but null, zero, full, urandom
+    "no-foreign-device",  # no device but null, zero, full, urandom and what the policy's devices stand for
     "no-survivor",  # no process of the run lives on after it
 ]
 OUTCOMES: tuple[Outcome, ...] = (
@@ -88,8 +89,8 @@ class SandboxPlan:
     """One execution.
 
     The view is exactly: `binds` read-only, `links`, the folder `scratch` (of the host) writable at /scratch, an own
-    /tmp and /dev/shm, /proc of an own pid namespace, and the four plain devices.  `command` is an argument vector,
-    never a shell line of ours.  `environment` is all that the step gets.
+    /tmp and /dev/shm, /proc of an own pid namespace, the four plain devices and the nodes that `devices` stand for.
+    `command` is an argument vector, never a shell line of ours.  `environment` is all that the step gets.
     """
 
     run: Name
@@ -103,6 +104,7 @@ class SandboxPlan:
     limits: Limits
     outcomes: tuple[Outcome, ...] = OUTCOMES  # demanded: what cannot be proven means no run
     links: Annotated[tuple[Link, ...], Count(0, 64)] = ()
+    devices: Annotated[tuple[Device, ...], Count(0, 8)] = ()  # their nodes must be there, or nothing runs
     seccomp_sha256: Sha256Hex | None = None  # digest of the compiled filter that must be in force; None: the packaged one
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from scaleoutd.core import hours, strictjson
+from scaleoutd.core.devices import Device
 from scaleoutd.core.plan import OUTCOMES, Decimal, HostPath, Limits, ModelFormat, Outcome, Task
 from scaleoutd.core.records import Count, Name, Natural, Positive, Range, Sha256Hex, Text, decode, encode
 from scaleoutd.core.settings import check_schema
@@ -157,6 +158,7 @@ class Policy:
     limits: PolicyLimits = field(default_factory=PolicyLimits)
     environments: Annotated[Mapping[str, EnvironmentRule], Count(0, 64)] = field(default_factory=dict)
     data_sets: Annotated[Mapping[str, DataSetRule], Count(0, 64)] = field(default_factory=dict)
+    devices: Annotated[tuple[Device, ...], Count(0, 8)] = ()  # words of core/devices.py
     model_formats: Annotated[tuple[ModelFormat, ...], Count(1, 8)] = ("npz", "safetensors")
     settings_schema: Mapping[str, Json] | None = None  # None: only empty settings; {}: any
     egress: Egress = field(default_factory=Egress)
@@ -267,7 +269,8 @@ def _check(policy: Policy) -> None:
         for name in names:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
                 raise FormatError(f"cannot read policy.{kind}.{name[:64]}: it is no id (letters, digits, '.', '_', '-')")
-    for field_name, items in (("outcomes", policy.outcomes), ("tasks", policy.tasks), ("model_formats", policy.model_formats)):
+    for field_name in ("outcomes", "devices", "tasks", "model_formats"):
+        items = getattr(policy, field_name)
         if len(set(items)) != len(items):
             raise FormatError(f"cannot read policy.{field_name}: it names something twice")
     for data_set_id, data_set in policy.data_sets.items():

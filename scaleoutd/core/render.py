@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from scaleoutd.core.devices import NodePath, chosen, lacking
 from scaleoutd.core.plan import POLICY_VARIABLE, Bind
 from scaleoutd.core.policy import Policy
 from scaleoutd.core.records import Count
@@ -64,9 +65,11 @@ _PLAIN_PATH = re.compile(r"/[^\x00-\x1f\x7f:\"'\\]*")
 
 @dataclass(frozen=True)
 class Facts:
-    """What only the host knows: what an environment of the policy consists of (runner/environments.py), by its id."""
+    """What only the host knows: what an environment of the policy consists of (runner/environments.py), by its id,
+    and which nodes its devices stand for (step/devices.py)."""
 
     environments: Annotated[Mapping[str, tuple[Bind, ...]], Count(0, 64)] = field(default_factory=dict)
+    nodes: Annotated[tuple[NodePath, ...], Count(0, 512)] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ def _step(policy: Policy, facts: Facts, digest: str) -> bytes:
         f"TemporaryFileSystem=/tmp:mode=1777,size={limits.tmp_bytes},nr_inodes=16k,nosuid,nodev,noexec",
         f"TemporaryFileSystem=/dev/shm:mode=1777,size={limits.shm_bytes},nr_inodes=16k,nosuid,nodev,noexec",
     ]
+    lines += _devices(policy, facts)
     shown: set[str] = set()
     for name, binds in sorted(facts.environments.items()):
         for bind in _own(binds):
@@ -155,6 +159,29 @@ def _step(policy: Policy, facts: Facts, digest: str) -> bytes:
     for name, rule in sorted(policy.data_sets.items()):
         lines += [f"# data_sets.{name}", f"BindReadOnlyPaths={_word(rule.path, f'/data/{name}')}"]
     return _text("Service", lines, digest)
+
+
+def _devices(policy: Policy, facts: Facts) -> list[str]:
+    """The unit's own /dev stays (PrivateDevices=, DevicePolicy=closed); the nodes are laid into it, and nothing else is.
+
+    Written out, so that the drop-in says what holds.  With "-": where a card is gone the unit starts all the same, and its
+    launcher refuses the run by name (step/devices.py); without it the unit would only fail.
+    """
+    if not policy.devices:
+        return []
+    names = [path.removeprefix("/dev/") for path in facts.nodes]
+    missing = lacking(policy.devices, names)
+    if missing or tuple(names) != chosen(policy.devices, names):
+        raise ConfigError(
+            f"cannot grant devices {', '.join(policy.devices)}: expected {', '.join(missing) or 'its nodes and no other'},"
+            f" found {', '.join(names) or 'none'}",
+            code="device-missing",
+            hint="Apply the policy on the host that has the device, with its driver loaded.",
+        )
+    lines = [f"# devices: {', '.join(policy.devices)}", "PrivateDevices=yes", "DevicePolicy=closed"]
+    for path in facts.nodes:
+        lines += [f"DeviceAllow={path} rw", f"BindPaths=-{path}"]
+    return lines
 
 
 def _slice(policy: Policy) -> bytes:

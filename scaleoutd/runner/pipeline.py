@@ -270,6 +270,7 @@ def record_about_to_run(task: Task, grant: Grant, plan: SandboxPlan, model: Rece
         backend=plan.backend,
         slot=plan.slot,
         outcomes=list(plan.outcomes),
+        devices=list(plan.devices),
     )
 
 

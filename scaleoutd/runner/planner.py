@@ -10,6 +10,7 @@ The step's view, beside the system's own folders and the interpreter's:
     /scratch              writable, on disk; the results are expected in /scratch/out, where `build` also works
     /env/bin              `python` and `python3` of the policy's environment, on PATH (backend inner: <model folder>/bin)
     /tmp, /dev/shm        own, of the policy's size
+    /dev                  null, zero, full, urandom, and the nodes that the policy's `devices` stand for (core/devices.py)
 
 Backend systemd: the view is the step unit's, the same for every task.  The snapshot is /store/NAME, the model's folder /in/NAME,
 scratch /scratch/SLOT; the runner gives a Place with those paths, and Landlock shows a task its own part.
@@ -21,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from scaleoutd.core.devices import Device
 from scaleoutd.core.grant import BuildGrant, Grant
 from scaleoutd.core.plan import Bind, Limits, Link, Outcome, SandboxPlan, StepKind, Task
 from scaleoutd.runner.environments import ResolvedEnvironment
@@ -55,6 +57,7 @@ class PlanInputs:
     limits: Limits
     outcomes: Sequence[Outcome]
     signed_words: frozenset[str] = frozenset()
+    devices: Sequence[Device] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def inputs_of(grant: Grant, environment: ResolvedEnvironment, place: Place) -> P
         data_sets={name: rule.path for name, rule in grant.data_sets.items()},
         limits=grant.limits,
         outcomes=grant.outcomes,
+        devices=grant.devices,
     )
 
 
@@ -97,6 +101,7 @@ def build_inputs_of(grant: BuildGrant, environment: ResolvedEnvironment, place: 
         data_sets={},
         limits=grant.limits,
         outcomes=grant.outcomes,
+        devices=grant.devices,
         signed_words=grant.files,
     )
 
@@ -123,6 +128,7 @@ def make_plan(given: PlanInputs) -> SandboxPlan:
         scratch=given.scratch,
         limits=given.limits,
         outcomes=tuple(given.outcomes),
+        devices=tuple(given.devices),
         links=() if inner else (Link("/env/bin/python", python), Link("/env/bin/python3", python)),
     )
 

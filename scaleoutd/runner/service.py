@@ -140,6 +140,7 @@ class Runner:
                     data_sets={},
                     limits=policy.limits.of_run(),
                     outcomes=policy.outcomes,
+                    devices=policy.devices,
                 )
             )
             return instance.probe(plan)

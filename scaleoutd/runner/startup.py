@@ -48,6 +48,7 @@ def start_up(task: Task, grant: Grant, environment: ResolvedEnvironment, snapsho
             limits=egress.limit_counts(grant.limits),
             backend=plan.backend,
             slot=plan.slot,
+            devices=list(plan.devices),
         )
         result = run_plan(task, instance, plan)
     task.note("run-ended", **{**egress.result_body(result), "task": "startup"})

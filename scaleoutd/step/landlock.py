@@ -41,7 +41,7 @@ SCOPE_SIGNAL = 1 << 1
 _ONLY_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
 NEWEST_ABI = 7  # ABI 7 adds audit flags only
 
-Access = Literal["list", "read", "execute", "write", "device"]
+Access = Literal["list", "read", "execute", "write", "device", "driver"]
 _RIGHTS: dict[str, int] = {
     "list": READ_DIR,
     "read": READ_FILE | READ_DIR,
@@ -51,6 +51,7 @@ _RIGHTS: dict[str, int] = {
         | MAKE_SYM | REFER | TRUNCATE
     ),
     "device": READ_FILE | WRITE_FILE,
+    "driver": READ_FILE | WRITE_FILE | IOCTL_DEV,  # what a GPU does, it is asked by ioctl
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from scaleoutd.core import records
@@ -43,6 +43,7 @@ from scaleoutd.ipc.step import (
 from scaleoutd.step import (
     children,
     confine,
+    devices,
     execute,
     gate,
     init,
@@ -203,7 +204,8 @@ class Launcher:
 
     def _probe(self, received: Received) -> None:
         plan = received.message.plan
-        order = self.order_of(plan)
+        # A driver may load after the node starts: whether the devices are there is asked before each run, not now.
+        order = self.order_of(plan, devices.present(plan.devices))
         self._prepare_scratch(plan, order.identity)
         with confine.stage("cgroup"):
             self._group.apply(plan.limits)
@@ -258,15 +260,16 @@ class Launcher:
         if run is not None:
             run.close()
 
-    def order_of(self, plan: SandboxPlan) -> init.Order:
-        """What pid 1 needs to carry out `plan`."""
+    def order_of(self, plan: SandboxPlan, nodes: Sequence[str] | None = None) -> init.Order:
+        """What pid 1 needs to carry out `plan`; `nodes` None: all that its devices need."""
         self._check(plan)
+        nodes = devices.nodes_of(plan.devices) if nodes is None else nodes
         identity = confine.identity_of(plan)
         own = plan.backend == "namespaces"
         if own:
-            sight = view.of_plan(plan, identity.uid, identity.gid)
+            sight = view.of_plan(plan, identity.uid, identity.gid, nodes)
         else:
-            sight = view.of_unit(plan) if self._unit else view.of_host(plan)
+            sight = view.of_unit(plan, nodes) if self._unit else view.of_host(plan, nodes)
         return init.Order(
             plan=plan,
             view=sight,

@@ -23,16 +23,18 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from scaleoutd.core import strictjson
+from scaleoutd.core.devices import NODES, always_closed
 from scaleoutd.core.plan import OUTCOMES, Enforcement, Outcome
 from scaleoutd.errors import KernelSupportError, LaunchError
 from scaleoutd.ipc.channel import Channel
-from scaleoutd.step import confine, execute, init, limits, outcomes
+from scaleoutd.step import confine, devices, execute, init, limits, outcomes
 from scaleoutd.step.killer import Killer
 from scaleoutd.step.seccomp import Filters
 
 _WALL_CLOCK_S = 20
 _PIDS_INSIDE = 16  # no process of the probe has a higher number in its own pid namespace
 _FOREIGN_DEVICES = ("/dev/kmsg", "/dev/mem", "/dev/tty", "/dev/ptmx", "/dev/fuse", "/dev/kvm", "/dev/vsock", "/dev/loop-control")
+_CARDS = ("/dev/kfd", "/dev/dri/card0", "/dev/dri/renderD128", "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia0")
 _FAMILIES = {"inet": 2, "inet6": 10, "netlink": 16, "packet": 17, "alg": 38, "vsock": 40}
 # What a step of a unit could reach if its view were not its own: sockets that every host with systemd has.
 _SOCKETS_OF_A_HOST = (
@@ -62,6 +64,7 @@ class Arena:
     tcp_port: int  # 0: the launcher shares network and view with the step, and sockets of its own would not be outside
     victim: int
     launcher: int | None  # None: no number names it inside
+    foreign_devices: tuple[str, ...]
 
 
 def prove(
@@ -139,7 +142,7 @@ def _arena(order: init.Order) -> Iterator[Arena]:
             port = int(sockets[-1].getsockname()[1])
         # In a unit the step's uid is all that is inside: what is outside is another's, the launcher's.
         victim = _fork_victim(None if order.unit else order.identity)
-        yield Arena(folder, secret, path, abstract, port, victim, _launcher_seen_from(order))
+        yield Arena(folder, secret, path, abstract, port, victim, _launcher_seen_from(order), _foreign_devices(order))
     finally:
         if victim:
             os.kill(victim, signal.SIGKILL)
@@ -149,6 +152,13 @@ def _arena(order: init.Order) -> Iterator[Arena]:
         for name in os.listdir(folder):  # an act that went through may have made a file
             os.unlink(f"{folder}/{name}")
         os.rmdir(folder)
+
+
+def _foreign_devices(order: init.Order) -> tuple[str, ...]:
+    """What must not open: devices of every host, and the nodes of drivers that this plan does not grant."""
+    known = (*_FOREIGN_DEVICES, *_CARDS, *always_closed(), *devices.present(tuple(NODES)))
+    granted = devices.present(order.plan.devices)
+    return tuple(path for path in dict.fromkeys(known) if path not in granted)
 
 
 def _listen(family: int, address: str | tuple[str, int]) -> socket.socket:
@@ -228,7 +238,7 @@ def _acts(arena: Arena, scratch: str) -> dict[Outcome, dict[str, Callable[[], ob
         },
         "no-foreign-device": {
             "mknod": functools.partial(os.mknod, f"{scratch}/probe-device", stat.S_IFCHR | 0o666, os.makedev(1, 5)),
-            **{path: functools.partial(_open, path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY) for path in _FOREIGN_DEVICES},
+            **{path: functools.partial(_open, path, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY) for path in arena.foreign_devices},
         },
     }
 

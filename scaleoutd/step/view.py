@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a step sees, as a list of acts that can be printed and tested before the kernel is touched.
 
-The view is a tmpfs with: the plan's binds and links; /proc of the run's pid namespace; /dev with null, zero, full and
-urandom; sized /tmp and /dev/shm; scratch at /scratch; a few synthetic files of /etc; the topology files of /sys.
-Nothing of it is writable but /tmp, /dev/shm and /scratch.
+The view is a tmpfs with: the plan's binds and links; /proc of the run's pid namespace; /dev with null, zero, full,
+urandom and the nodes of the plan's devices; sized /tmp and /dev/shm; scratch at /scratch; a few synthetic files of /etc; the
+topology files of /sys.  Nothing of it is writable but /tmp, /dev/shm and /scratch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaleoutd.core.plan import SandboxPlan
@@ -62,15 +63,15 @@ def check_path(path: str) -> None:
         raise LaunchError(f"cannot build the view: {path!r} is not a plain absolute path")
 
 
-def of_plan(plan: SandboxPlan, uid: int, gid: int) -> View:
-    """The view of `plan` for a step that runs as `uid`."""
+def of_plan(plan: SandboxPlan, uid: int, gid: int, nodes: Sequence[str] = ()) -> View:
+    """The view of `plan` for a step that runs as `uid`; `nodes` are those that its devices stand for (devices.py)."""
     for path in [bind.target for bind in plan.binds] + [link.path for link in plan.links]:
         check_path(path)
     binds = sorted(plan.binds, key=lambda bind: bind.target.count("/"))  # a folder before what is mounted inside it
     attach = [
         Attach(bind.source, bind.target, READ_ONLY | (0 if bind.executable else syscalls.MOUNT_ATTR_NOEXEC)) for bind in binds
     ]
-    attach += [Attach(device, device, DEVICE) for device in DEVICES]
+    attach += [Attach(device, device, DEVICE) for device in (*DEVICES, *nodes)]
     attach += [Attach(path, path, READ_ONLY | syscalls.MOUNT_ATTR_NOEXEC, optional=True) for path in TOPOLOGY]
     attach.append(Attach(plan.scratch, SCRATCH, WRITABLE))
     taken = {bind.target for bind in binds}
@@ -82,7 +83,7 @@ def of_plan(plan: SandboxPlan, uid: int, gid: int) -> View:
         tmpfs=(Tmpfs("/tmp", plan.limits.tmp_bytes), Tmpfs("/dev/shm", plan.limits.shm_bytes)),  # noqa: S108
         files=tuple(file for file in _files(uid, gid) if file.path not in taken and "/etc" not in taken),
         links=tuple(links),
-        grants=_grants(plan),
+        grants=_grants(plan, nodes),
     )
 
 
@@ -97,15 +98,16 @@ def _files(uid: int, gid: int) -> tuple[SmallFile, ...]:
     )
 
 
-def _grants(plan: SandboxPlan) -> tuple[Grant, ...]:
+def _grants(plan: SandboxPlan, nodes: Sequence[str]) -> tuple[Grant, ...]:
     grants = [Grant("/", "list"), Grant("/proc", "read"), Grant("/etc", "read")]
     grants += [Grant(bind.target, "execute" if bind.executable else "read") for bind in plan.binds]
     grants += [Grant(device, "device") for device in DEVICES]
+    grants += [Grant(node, "driver") for node in nodes]
     grants += [Grant(path, "write") for path in (SCRATCH, "/tmp", "/dev/shm")]  # noqa: S108
     return (*grants, Grant("/sys", "read"))
 
 
-def of_unit(plan: SandboxPlan) -> View:
+def of_unit(plan: SandboxPlan, nodes: Sequence[str] = ()) -> View:
     """Backend `systemd`: the view is the unit's, the same for every task; Landlock picks this task's part of it.
 
     Nothing may be listed but that part: a right to list / would be one for the data sets of other tasks.
@@ -113,14 +115,16 @@ def of_unit(plan: SandboxPlan) -> View:
     grants = [Grant("/proc", "read"), Grant("/etc", "read"), *(Grant(path, "read") for path in TOPOLOGY)]
     grants += [Grant(bind.source, "execute" if bind.executable else "read") for bind in plan.binds]
     grants += [Grant(device, "device") for device in DEVICES]
+    grants += [Grant(node, "driver") for node in nodes]
     grants += [Grant(path, "write") for path in (plan.scratch, "/tmp", "/dev/shm")]  # noqa: S108
     return View((), (), (), (), tuple(grants))
 
 
-def of_host(plan: SandboxPlan) -> View:
+def of_host(plan: SandboxPlan, nodes: Sequence[str] = ()) -> View:
     """Backend `inner`: no view of its own, only Landlock's list.  The command finds everything at its source; what a target
     would be says to people what the source is for."""
     grants = [Grant(bind.source, "execute" if bind.executable else "read") for bind in plan.binds]
     grants += [Grant(device, "device") for device in DEVICES]
+    grants += [Grant(node, "driver") for node in nodes]
     grants.append(Grant(plan.scratch, "write"))
     return View((), (), (), (), tuple(grants))

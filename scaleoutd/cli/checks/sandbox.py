@@ -123,6 +123,7 @@ def prove_outcomes(subject: Subject, backend: Backend, demanded: tuple[Outcome, 
         scratch=str(folder / "scratch"),
         limits=subject.policy.limits.of_run(),
         outcomes=demanded,
+        devices=subject.policy.devices,
     )
     try:
         folder.mkdir(mode=0o711)

@@ -192,3 +192,18 @@ def test_the_difference_of_two_policies_is_named_key_by_key(project: Path, tmp_p
     assert found["limits.wall_clock_s"] == (3600, 60)
     assert found["leaves.metrics"] == ([], ["loss"])
     assert set(found) == {"limits.wall_clock_s", "leaves.metrics", "policy.sha256"}
+
+
+def test_devices_that_are_granted_are_told_with_what_is_not_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaleoutd.step.devices.present", lambda words: ("/dev/nvidia0", "/dev/nvidiactl"))
+    granted = explanation(replace(POLICY, devices=("nvidia",)))
+    text = "\n".join(lines_of(granted))
+    assert "this node cannot prove which" in text
+    assert "It can use the devices of nvidia, which the policy grants, and no other" in text
+    told = {seen.path: seen.why for seen in granted.sees if "nvidia" in seen.path}
+    assert told == {
+        "/dev/nvidia0": "devices: nvidia, a driver of this computer",
+        "/dev/nvidiactl": "devices: nvidia, a driver of this computer",
+        "/dev/nvidia-uvm": "devices: nvidia, NOT HERE: no run",
+    }
+    assert not [line for line in lines_of(explanation()) if "nvidia" in line]

@@ -134,3 +134,47 @@ def test_tmpfs_that_would_be_an_oom_kill_is_refused() -> None:
     with pytest.raises(ConfigError, match="count as memory") as caught:
         render(policy(**{"tmp_bytes: 64MiB": "tmp_bytes: 1GiB"}), FACTS)
     assert "memory_bytes" in caught.value.hint
+
+
+NODES = ("/dev/nvidia-caps/nvidia-cap3", "/dev/nvidia-uvm", "/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl")
+
+
+def test_devices_are_laid_into_a_dev_that_stays_closed() -> None:
+    found = policy(**{"version: 1": "version: 1\ndevices: [nvidia]"})
+    lines = step(found, replace(FACTS, nodes=NODES))
+    first = lines.index("# devices: nvidia")
+    assert lines[first : first + 13] == [
+        "# devices: nvidia",
+        "PrivateDevices=yes",
+        "DevicePolicy=closed",
+        *(line for node in NODES for line in (f"DeviceAllow={node} rw", f"BindPaths=-{node}")),
+    ]
+    assert sum("/dev/" in line for line in lines) == 10 + 1  # and /dev/shm
+
+
+def test_without_the_word_no_device_is_written_even_if_the_host_has_one() -> None:
+    assert not [line for line in step(policy(), replace(FACTS, nodes=NODES)) if "Device" in line or "/dev/nvidia" in line]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "expected"),
+    [
+        ((), "/dev/nvidiactl, /dev/nvidia-uvm, /dev/nvidia0 or another number"),
+        (NODES[:4], "/dev/nvidiactl"),
+        ((*NODES, "/dev/sda"), "its nodes and no other"),
+        (("/dev/nvidia-modeset", *NODES), "its nodes and no other"),
+        (("/dev/nvidia-caps/nvidia-cap1", *NODES), "its nodes and no other"),
+        ((*NODES, "/dev/nvidia0/../sda"), "its nodes and no other"),
+    ],
+)
+def test_devices_that_the_host_lacks_or_the_word_does_not_mean(nodes: tuple[str, ...], expected: str) -> None:
+    found = policy(**{"version: 1": "version: 1\ndevices: [nvidia]"})
+    with pytest.raises(ConfigError, match=f"expected {expected}") as caught:
+        render(found, replace(FACTS, nodes=nodes))
+    assert caught.value.code == "device-missing"
+
+
+@pytest.mark.parametrize("text", ["[/dev/sda]", "[amd]", "[nvidia, nvidia]", "[nvidia0]"])
+def test_a_policy_has_words_and_no_paths(text: str) -> None:
+    with pytest.raises(ConfigError, match="devices"):
+        policy(**{"version: 1": f"version: 1\ndevices: {text}"})

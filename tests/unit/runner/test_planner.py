@@ -77,6 +77,7 @@ def test_golden() -> None:
         "scratch": "/state/scratch/5",
         "limits": asdict(LIMITS),
         "outcomes": OUTCOMES,
+        "devices": (),
         "links": (
             {"path": "/env/bin/python", "target": "/usr/bin/python3.11"},
             {"path": "/env/bin/python3", "target": "/usr/bin/python3.11"},
