@@ -76,4 +76,4 @@ proto:
 	@tools/proto.sh
 
 clean:
-	@rm -rf .venv .venv-official .venv-fuzz dist build *.egg-info
+	@rm -rf .venv .venv-official .venv-steps .venv-fuzz .venv-model-signing dist build *.egg-info

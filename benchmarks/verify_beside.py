@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scaleoutctl verify` as a whole process beside model-signing 1.1.1, in turns in the same run.
 
-    python3 -m venv /tmp/ms && /tmp/ms/bin/pip install model-signing==1.1.1 pyOpenSSL
-    python -m benchmarks.verify_beside --model-signing /tmp/ms/bin/python [--rounds 7] [--json]
+    tools/setup.sh bench                       # .venv-model-signing, locked by hash in requirements/model-signing.txt
+    python -m benchmarks.verify_beside [--rounds 7] [--json] [--model-signing PYTHON]
 
-(pyOpenSSL: model-signing imports it and does not declare it.)  Three projects: 7 files, 1,000 files of 1 KB, one file of 1 GB.
+Three projects: 7 files, 1,000 files of 1 KB, one file of 1 GB.
 Both verify a P-256 signature over every byte; ours also modes, links and names.  Medians and the ratio ours / theirs.  Bar: a
 small project in 150 ms.
 """
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from scaleoutd.cli.keygen import new_private_key, write_key_pair
 
+THEIRS = Path(__file__).resolve().parents[1] / ".venv-model-signing/bin/python"
 YAML = "entry_points:\n  train: {command: python train.py}\n"
 CASES = {"small": (6, 200, 0), "files_1000": (999, 1000, 0), "gigabyte": (1, 200, 1000)}
 
@@ -70,11 +71,15 @@ def measure(folder: Path, python: str, rounds: int, case: tuple[int, int, int]) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.verify_beside")
-    parser.add_argument("--model-signing", required=True, metavar="PYTHON", help="an interpreter that has model-signing 1.1.1")
+    parser.add_argument(
+        "--model-signing", default=str(THEIRS), metavar="PYTHON", help="an interpreter that has model-signing 1.1.1 [%(default)s]"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cases", nargs="+", choices=sorted(CASES), default=sorted(CASES))
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
+    if not Path(given.model_signing).exists():
+        parser.error(f"no interpreter at {given.model_signing}; make it with: tools/setup.sh bench")
     result: dict[str, object] = {"rounds": given.rounds, "load_average": round(os.getloadavg()[0], 2)}
     for name in given.cases:
         with tempfile.TemporaryDirectory(prefix="verify-beside-") as folder:

@@ -7,7 +7,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/env"
 "$work/env/bin/pip" install --quiet pip-tools uv
-for name in runtime site dev fuzz; do
+for name in runtime site dev fuzz model-signing; do
     "$work/env/bin/pip-compile" --quiet --generate-hashes --allow-unsafe --strip-extras --no-header --no-emit-index-url \
         --no-emit-find-links --no-emit-trusted-host --output-file "requirements/$name.txt" "requirements/$name.in"
 done

@@ -1,11 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Makes .venv from hash-locked requirements; with "official" what only the tests need: .venv-official (the official client) and
-# .venv-steps (its library beside the system's numpy and torch, for steps); with "system" what the booted tests need: systemd-nspawn,
-# QEMU and the cached image that both start (tools/image.sh, about a minute the first time); with "package" what builds and checks the
-# Debian package; with "fuzz" .venv-fuzz, where atheris is; with "bench" bubblewrap, which benchmarks/sandbox.py compares with.  On
-# Debian, as root, it first installs the packages that a fresh machine lacks; as an ordinary user it prints the one line that root
-# has to run.
+# Makes .venv from hash-locked requirements; with "official" what only the tests need: .venv-official (the official client),
+# .venv-steps (its library beside the system's numpy and torch, for steps) and .venv-model-signing (OpenSSF model-signing, the control
+# of what it lets pass); with "system" what the booted tests need: systemd-nspawn, QEMU and the cached image that both start
+# (tools/image.sh, about a minute the first time); with "package" what builds and checks the Debian package; with "fuzz" .venv-fuzz,
+# where atheris is; with "bench" what benchmarks compare with: bubblewrap (benchmarks/sandbox.py) and model-signing
+# (benchmarks/verify_beside.py).  On Debian, as root, it first installs the packages that a fresh machine lacks; as an ordinary user it
+# prints the one line that root has to run.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -62,11 +63,13 @@ case "${1:-node}" in
 official)
     environment .venv-official requirements/official.txt
     environment .venv-steps requirements/steps.txt --system-site-packages
+    environment .venv-model-signing requirements/model-signing.txt
     ;;
 system)
     "$PYTHON" -m tests.system.image
     ;;
-package | bench) ;;
+package) ;;
+bench) environment .venv-model-signing requirements/model-signing.txt ;;
 fuzz) environment .venv-fuzz requirements/fuzz.txt ;;
 *)
     environment .venv requirements/dev.txt

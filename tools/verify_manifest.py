@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: B905, PTH112, PTH118, PTH208, RUF005, UP031
+# ruff: noqa: B905, PTH112, PTH116, PTH118, PTH208, RUF005, UP031
 # mypy: ignore-errors
 """A second verifier of signed projects, written from docs/manifest-format.md and from nothing of scaleoutd.
 
@@ -8,7 +8,7 @@
 
 One file, Python 3.9 or later, the standard library only: Ed25519 after RFC 8032 section 5.1.7 and ECDSA P-256 after FIPS 186-5
 section 6.4.2 are written out below, slowly and without secrets to guard.  Exit status 0 when the folder is exactly what was
-signed, 1 with the code and the cause when it is not.
+signed, 1 with the code and the cause when it is not, 2 when something could not be read.
 
 It shares no code with the node on purpose: two programs that read one page and agree on tests/vectors/trust are better evidence
 than one program that agrees with itself.
@@ -36,6 +36,7 @@ SET_BACK_MS = 5 * 60 * 1000
 STATEMENT = "application/vnd.in-toto+json"
 ROOT_TYPE = "application/vnd.scaleoutd.trust-root+json"
 MANIFEST_NAME = "scaleout.manifest.json"
+MAX_FOUND, MAX_DEPTH, MAX_DOUBLE_STARS, MAX_ROOTS = 200000, 64, 2, 1024
 STEPS = ("train", "validate", "predict", "startup", "build")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,127}")
 HEX = re.compile(r"[0-9a-f]{64}")
@@ -532,6 +533,8 @@ def verify_chain(documents, at_ms, floor_version=0, pin=None):
     """`pin`: (version, digest) of the root accepted before."""
     try:
         roots = []
+        if len(documents) > MAX_ROOTS:
+            bad("too many roots")
         for document in documents:
             roots.append(_verify_root(document, roots[-1] if roots else None))
         if pin is not None and [root_digest(root) for root in roots if root["version"] == pin[0]] != [pin[1]]:
@@ -694,10 +697,12 @@ def check_folder(folder, manifest):
     """Every file, and no other; nothing is followed and nothing special is opened."""
     wanted = {entry["path"]: entry for entry in manifest["files"]}
     rules = [rule for rule in map(ignore_rule, manifest.get("ignored", ())) if rule]
-    found = list(walk(folder, "", rules, os.lstat(folder).st_dev))
-    inside = {}
-    for _, state in found:
-        inside[state.st_ino] = inside.get(state.st_ino, 0) + 1
+    found, inside = [], {}
+    for path, state in walk(folder, "", rules, os.stat(folder).st_dev):
+        if len(found) >= MAX_FOUND:
+            raise Refused("file-type", "more than %d files" % MAX_FOUND)
+        found.append((path, state))
+        inside[node(state)] = inside.get(node(state), 0) + 1
     for path, state in found:
         if path not in wanted:
             try:
@@ -708,14 +713,20 @@ def check_folder(folder, manifest):
             raise Refused("file-name" if path.casefold() in spellings else "file-extra", repr(path))
         if state.st_mode & 0o7000 or bool(state.st_mode & 0o111) != wanted[path]["executable"]:
             raise Refused("file-mode", path)
-        if state.st_nlink > inside[state.st_ino]:
+        if state.st_nlink > inside[node(state)]:
             raise Refused("file-type", path + ": a hard link to something outside")
         check_bytes(os.path.join(folder, path), wanted.pop(path))
     if wanted:
         raise Refused("file-missing", sorted(wanted)[0])
 
 
+def node(state):
+    return state.st_dev, state.st_ino
+
+
 def walk(folder, prefix, rules, device):
+    if prefix.count("/") > MAX_DEPTH:
+        raise Refused("file-type", "deeper than %d folders" % MAX_DEPTH)
     for entry in sorted(os.scandir(os.path.join(folder, prefix)), key=lambda item: item.name):
         path = prefix + entry.name
         state = entry.stat(follow_symlinks=False)
@@ -723,12 +734,12 @@ def walk(folder, prefix, rules, device):
             continue
         if path.startswith("." + MANIFEST_NAME + "."):  # the next manifest of a signer at work
             continue
-        if state.st_dev != device or not (stat.S_ISDIR(state.st_mode) or stat.S_ISREG(state.st_mode)):
-            raise Refused("file-type", repr(path))
-        if stat.S_ISDIR(state.st_mode):
+        if stat.S_ISDIR(state.st_mode) and state.st_dev == device:
             yield from walk(folder, path + "/", rules, device)
-        else:
+        elif stat.S_ISREG(state.st_mode):
             yield path, state
+        else:
+            raise Refused("file-type", repr(path))
 
 
 def check_bytes(path, entry):
@@ -756,7 +767,14 @@ def ignore_rule(pattern):
     only_folders = body.endswith("/")
     body = body.rstrip("/") if only_folders else body
     whole, body = "/" in body, body.lstrip("/")
-    return (back, only_folders, whole, body.split("/")) if body else None
+    components = body.split("/")
+    if any(ord(char) < 32 for char in pattern) or components.count("**") > MAX_DOUBLE_STARS:
+        raise Refused("manifest-invalid", "ignored: " + repr(pattern))
+    try:
+        components = [part if part == "**" else re.compile(expression_of(part), re.DOTALL) for part in components]
+    except re.error:
+        raise Refused("manifest-invalid", "ignored: " + repr(pattern)) from None
+    return (back, only_folders, whole, components) if body else None
 
 
 def is_ignored(path, is_folder, rules):
@@ -777,10 +795,10 @@ def components_match(pattern, names):
         if len(pattern) == 1:
             return True
         return any(components_match(pattern[1:], names[at:]) for at in range(len(names)))
-    return component_matches(pattern[0], names[0]) and components_match(pattern[1:], names[1:])
+    return pattern[0].fullmatch(names[0]) is not None and components_match(pattern[1:], names[1:])
 
 
-def component_matches(pattern, name):
+def expression_of(pattern):
     """`*`, `?`, `[...]` and a backslash, within one component."""
     expression, at = "", 0
     while at < len(pattern):
@@ -802,7 +820,20 @@ def component_matches(pattern, name):
         else:
             expression += re.escape(char)
         at += 1
-    return re.fullmatch(expression, name, re.DOTALL) is not None
+    return expression
+
+
+def read_envelope(folder):
+    """Of a regular file of this folder: no link is followed, and nothing that blocks is opened."""
+    path = os.path.join(folder, MANIFEST_NAME)
+    try:
+        state = os.lstat(path)
+    except FileNotFoundError:
+        raise Refused("manifest-missing", "no %s in %s" % (MANIFEST_NAME, folder)) from None
+    if not stat.S_ISREG(state.st_mode):
+        raise Refused("file-type", MANIFEST_NAME + " is no regular file")
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        return file.read(MAX_ENVELOPE + 1)
 
 
 def read_chain(path):
@@ -829,13 +860,14 @@ def main():
     given = parser.parse_args()
     try:
         root = verify_chain(read_chain(given.trust_root), given.at_ms)
-        with open(os.path.join(given.folder, MANIFEST_NAME), "rb") as file:
-            envelope = file.read(MAX_ENVELOPE + 1)
-        manifest = verify_manifest(envelope, root, given.at_ms, project=given.project)
+        manifest = verify_manifest(read_envelope(given.folder), root, given.at_ms, project=given.project)
         check_folder(given.folder, manifest)
     except Refused as exc:
         print("refused [%s]: %s" % (exc.code, exc))
         return 1
+    except OSError as exc:
+        print("cannot verify: %s" % exc, file=sys.stderr)
+        return 2
     print("accepted: %s version %d, %d files" % (manifest["project"], manifest["version"], len(manifest["files"])))
     return 0
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes tests/vectors/model-signing with model-signing itself; keys are made anew and not kept.
 
-    python -m venv /tmp/ms && /tmp/ms/bin/pip install model-signing==1.1.1 pyOpenSSL
-    /tmp/ms/bin/python -m tests.vectors.make_model_signing
+    tools/setup.sh bench
+    .venv-model-signing/bin/python -m tests.vectors.make_model_signing
 
 Run by that interpreter, which has no scaleoutd.  `cases.json` says what each signature is of: files as text, by path.
 """

@@ -8,8 +8,10 @@ import base64
 import importlib.util
 import json
 import os
+import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +19,8 @@ from typing import Any
 import pytest
 
 from scaleoutd.core.clock import Floors, Now
-from scaleoutd.core.manifest import verify_manifest
+from scaleoutd.core.ignore import IgnoreRules
+from scaleoutd.core.manifest import MANIFEST_NAME, verify_manifest
 from scaleoutd.core.trust import RootPin, verify_chain
 from scaleoutd.errors import ScaleoutError
 from tests.vectors import make_corpus
@@ -87,6 +90,73 @@ def test_the_second_verifier_is_one_file_of_the_standard_library_for_python_3_9(
     assert not any(isinstance(node, ast.Match) for node in ast.walk(tree))
 
 
+def older_pythons() -> Iterator[str]:
+    """Interpreters of 3.9 and 3.10 that this machine has, on PATH or of pyenv."""
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    for version in ("3.9", "3.10"):
+        for program in (f"python{version}", *map(str, sorted(pyenv.glob(f"{version}.*/bin/python{version}")))):
+            try:
+                found = subprocess.run([program, "-c", "import sys; print(sys.version)"], capture_output=True, text=True)
+            except FileNotFoundError:
+                continue
+            if found.returncode == 0 and found.stdout.startswith(f"{version}."):
+                yield program
+                break
+
+
+ALL_CASES = """
+import base64, importlib.util, json, sys
+spec = importlib.util.spec_from_file_location("verify_manifest", sys.argv[1])
+second = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(second)
+corpus = json.load(open(sys.argv[2]))
+for case in corpus["cases"]:
+    try:
+        pin = tuple(case["pin"]) if "pin" in case else None
+        documents = list(map(base64.b64decode, case["roots_b64"]))
+        root = second.verify_chain(documents, corpus["at_ms"], case.get("root_version", 0), pin)
+        known = {"time_ms": case.get("time_ms", 0), "manifest_versions": case.get("manifest_versions", {})}
+        second.verify_manifest(base64.b64decode(case["envelope_b64"]), root, corpus["at_ms"], known, case.get("project"))
+        print("accepted")
+    except second.Refused as exc:
+        print(exc.code)
+"""
+
+
+def test_an_older_python_reaches_the_same_verdicts(tmp_path: Path) -> None:
+    programs = list(older_pythons())
+    if not programs:
+        pytest.skip("this machine has no Python 3.9 or 3.10; the syntax alone was checked")
+    for program in programs:
+        command = [program, "-I", "-c", ALL_CASES, str(PROGRAM), str(ROOT / "tests/vectors/trust/cases.json")]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.stdout.split() == [case["code"] for case in CASES], (program, done.stderr)
+
+
+def test_both_ignore_the_same() -> None:
+    """Random patterns and paths of the few characters that mean something."""
+    source = random.Random(6)
+    decided = {True: 0, False: 0, None: 0}
+    for _ in range(20_000):
+        parts = [source.choice(["**", "**/", "/**", "a", "b", *"ab*?[]!^-\\/&|~.x "]) for _ in range(source.randint(1, 7))]
+        patterns = ["".join(parts), source.choice(["b*", "!a", "[a-b]/", "x"])]
+        names = ["".join(source.choice("ab-]^!x\\.&") for _ in range(source.randint(1, 3))) for _ in range(source.randint(1, 4))]
+        path, is_folder = "/".join(names), source.random() < 0.3
+        try:
+            first: bool | None = IgnoreRules(patterns).ignores(path, is_folder=is_folder)
+        except ScaleoutError as exc:
+            assert exc.code == "manifest-invalid"
+            first = None
+        try:
+            second = SECOND.is_ignored(path, is_folder, [rule for rule in map(SECOND.ignore_rule, patterns) if rule])
+        except SECOND.Refused as exc:
+            assert exc.code == "manifest-invalid"
+            second = None
+        assert first == second, (patterns, path, is_folder)
+        decided[first] += 1
+    assert min(decided.values()) > 10
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A signed project and its trust root, made by the commands."""
@@ -133,10 +203,17 @@ def run(folder: Path, project: str = "p") -> tuple[str, str]:
         ("file-type", lambda p: os.link(p / "train.py", p.parent / f"{p.name}-outside")),
         ("file-name", lambda p: (p / "TRAIN.py").write_text("")),
         ("file-name", lambda p: (p / "a\nb").write_text("")),
+        ("file-name", lambda p: Path(os.fsdecode(bytes(p) + b"/\xff")).write_text("")),
+        ("file-type", lambda p: (p / "/".join("d" * 66)).mkdir(parents=True)),
+        ("accepted", lambda p: (p / "/".join("d" * 64)).mkdir(parents=True)),
+        ("manifest-missing", lambda p: (p / MANIFEST_NAME).unlink()),
+        ("file-type", lambda p: ((p / MANIFEST_NAME).rename(p.parent / f"{p.name}-m"),
+                                 (p / MANIFEST_NAME).symlink_to(p.parent / f"{p.name}-m"))),
+        ("envelope-invalid", lambda p: (p / MANIFEST_NAME).write_text("{}")),
     ],
     ids=[
         "untouched", "ignored", "changed", "missing", "extra", "executable", "setuid", "symlink", "fifo", "hard-link", "spelling",
-        "line-break",
+        "line-break", "not-utf-8", "too-deep", "deep", "no-manifest", "manifest-is-a-link", "no-envelope",
     ],
 )  # fmt: skip
 def test_both_programs_say_the_same_of_a_folder(project: Path, request: pytest.FixtureRequest, code: str, act: Any) -> None:

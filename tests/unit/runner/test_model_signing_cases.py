@@ -1,12 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What model-signing 1.1.1 was seen to let pass: each is refused here, or reaches no run because the copy lacks it."""
+"""What model-signing 1.1.1 lets pass: each is refused here, or reaches no run because the copy lacks it.
+
+The control of each is model-signing itself, where it is installed (.venv-model-signing): it accepts the same change.
+"""
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from scaleoutd.cli.signing import now
 from scaleoutd.core.clock import Floors
@@ -17,6 +24,8 @@ from scaleoutd.runner.store import take_snapshot
 from scaleoutd.runner.verify import check_project, prove, read_envelope
 from tests.unit.core.trust_samples import ALICE, BOB, make_root
 from tests.unit.runner.signed_project import SignedProject, make_project
+
+THEIRS = Path(__file__).resolve().parents[3] / ".venv-model-signing/bin/python"
 
 
 @pytest.fixture
@@ -92,3 +101,67 @@ def test_one_signature_of_two_is_not_enough(project: SignedProject) -> None:
     with pytest.raises(VerificationError) as caught:
         prove(project.path, root, project.policy, Floors(), now())
     assert caught.value.code == "signature-threshold"
+
+
+class TheirProject:
+    """A folder that model-signing signed with a P-256 key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.key, self.path, self.signature = folder / "key", folder / "heart", folder / "signature"
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = serialization.Encoding.PEM
+        self.key.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+        spki = serialization.PublicFormat.SubjectPublicKeyInfo
+        self.key.with_suffix(".pub").write_bytes(key.public_key().public_bytes(pem, spki))
+        self.path.mkdir()
+        (self.path / "train.py").write_text("print(1)\n")
+        self.sign(self.signature)
+
+    def sign(self, signature: Path) -> None:
+        assert self._call("sign", "key", "--private_key", self.key, "--signature", signature, self.path) == 0
+
+    def accepts(self, path: Path | None = None, *options: str) -> bool:
+        words = ("--public_key", self.key.with_suffix(".pub"), "--signature", self.signature)
+        return self._call("verify", "key", *words, *options, path or self.path) == 0
+
+    def _call(self, *words: str | Path) -> int:
+        return subprocess.run([THEIRS, "-m", "model_signing", *map(str, words)], capture_output=True).returncode
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> TheirProject:
+    if not THEIRS.exists():
+        pytest.skip("there is no .venv-model-signing; tools/setup.sh official makes it")
+    made = TheirProject(tmp_path)
+    assert made.accepts()
+    (made.path / "train.py").write_text("print(2)\n")
+    assert not made.accepts()
+    (made.path / "train.py").write_text("print(1)\n")
+    return made
+
+
+def _below_git(project: Path) -> None:
+    (project / ".git").mkdir()
+    (project / ".git/evil.py").write_text("import os")
+
+
+@pytest.mark.parametrize(
+    "act",
+    [_below_git, lambda p: (p / "train.py").chmod(0o4755), lambda p: (p / "empty/deep").mkdir(parents=True)],
+    ids=["below-git", "setuid", "empty-folders"],
+)
+def test_control_model_signing_lets_a_change_pass(theirs: TheirProject, act: Callable[[Path], object]) -> None:
+    act(theirs.path)
+    assert theirs.accepts()
+
+
+def test_control_model_signing_takes_another_name_unsigned_files_and_an_older_tree(theirs: TheirProject, tmp_path: Path) -> None:
+    (theirs.path / "train.py").write_text("print(2)\n")
+    theirs.sign(tmp_path / "newer")
+    (theirs.path / "train.py").write_text("print(1)\n")
+    assert theirs.accepts(), "an older tree with its older signature"
+    (theirs.path / "evil.py").write_text("")
+    assert not theirs.accepts()
+    assert theirs.accepts(None, "--ignore_unsigned_files")
+    (theirs.path / "evil.py").unlink()
+    assert theirs.accepts(theirs.path.rename(tmp_path / "lung"))
