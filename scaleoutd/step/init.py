@@ -231,14 +231,16 @@ def _wait(order: Order, main: int, wakeup: socket.socket) -> NoReturn:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Children of a step that ignores SIGCHLD are in no sum of the kernel's; they were seen while they lived.
     cpu_s = max(usage.ru_utime + usage.ru_stime, watcher.most_cpu_s)
-    tree = watch.measure_tree(order.scratch, time.monotonic() + (_MEASURE_S if status is not None else _MEASURE_EARLY_S))
+    tree, whole = watch.measure_tree(order.scratch, time.monotonic() + (_MEASURE_S if status is not None else _MEASURE_EARLY_S))
+    # What could not be measured is more than there may be: a folder that was closed or is too deep could hold anything.
+    scratch_bytes = tree.bytes if whole or status is None else max(tree.bytes, order.plan.limits.scratch_bytes + 1)
     _tell(CONTROL, {"ended": {
         "status": status,
         "over": over,
         "killed": killed,
         "cpu_ms": int(cpu_s * 1000),
         "max_rss_bytes": usage.ru_maxrss * 1024,
-        "scratch_bytes": max(tree.bytes, watcher.largest_scratch if over == "limit-scratch" else 0),
+        "scratch_bytes": max(scratch_bytes, watcher.largest_scratch if over == "limit-scratch" else 0),
         "largest_bytes": tree.largest_bytes,
         "most_tasks": max(watcher.most_tasks, killed + 1),
         "fork_refused": refused,

@@ -7,10 +7,12 @@ numbers are taken, names are not, and every look at a thing that vanished meanwh
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from scaleoutd.core.plan import Limits
@@ -19,7 +21,11 @@ TICK_S = 0.1
 SPACE_S = 0.01  # between two looks at the free space of the disk: what a fast disk takes in that time is the overshoot
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-_MAX_ENTRIES = 1_000_000
+_PIECE_S = 0.05  # of a walk at a time: the other limits are looked at in between
+NAME_BYTES = 4096
+MAX_DEPTH = 128
+_RESERVE_BYTES = 64 << 20
+_RESERVE_NODES = 4096
 
 
 @dataclass(frozen=True)
@@ -88,50 +94,128 @@ def sample(pids: list[int]) -> Sample:
     return Sample(alive, tasks, memory, reaped.ru_utime + reaped.ru_stime + ticks / _TICKS)
 
 
-def space_used(path: str) -> int:
-    """Bytes in use on the file system of `path`, whoever uses them: what changes at once when somebody writes, for the price of
-    one system call.  0 when it cannot be asked."""
-    try:
-        found = os.statvfs(path)
-    except OSError:
-        return 0
-    return (found.f_blocks - found.f_bfree) * found.f_frsize
+@dataclass(frozen=True)
+class Space:
+    """Of the file system of a folder, whoever takes it: what changes at once when somebody writes, for the price of one system
+    call.  All 0 when it cannot be asked."""
 
+    used_bytes: int = 0
+    free_bytes: int = 0
+    total_bytes: int = 0
+    used_nodes: int = 0
+    free_nodes: int = 0
+    total_nodes: int = 0  # 0 where the file system makes them as they are needed
 
-def measure_tree(path: str, deadline: float | None = None) -> Tree:
-    """Size of everything below `path`, links not followed; stops counting at `deadline` (monotonic seconds)."""
-    allocated = apparent = largest = entries = 0
-    try:
-        pending = [os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)]
-    except OSError:
-        return Tree(0, 0)
-    while pending:
-        folder = pending.pop()
+    @classmethod
+    def of(cls, path: str) -> Space:
         try:
-            with os.scandir(folder) as items:
-                for item in items:
-                    entries += 1
-                    if entries > _MAX_ENTRIES or (deadline is not None and not entries % 512 and time.monotonic() > deadline):
-                        break
-                    info = item.stat(follow_symlinks=False)
-                    allocated += info.st_blocks * 512
-                    if stat.S_ISREG(info.st_mode):
-                        apparent += info.st_size
-                        largest = max(largest, info.st_size)
-                    elif stat.S_ISDIR(info.st_mode) and len(pending) < 256:
-                        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                        pending.append(os.open(item.name, flags, dir_fd=folder))
+            found = os.statvfs(path)
         except OSError:
-            pass  # vanished, or made unreadable by the step: what was counted so far stands
-        os.close(folder)
-    return Tree(max(allocated, apparent), largest)
+            return cls()
+        size = found.f_frsize
+        return cls(
+            (found.f_blocks - found.f_bfree) * size, found.f_bavail * size, found.f_blocks * size,
+            found.f_files - found.f_ffree, found.f_favail, found.f_files,
+        )  # fmt: skip
+
+    def lacks_bytes(self) -> bool:
+        """Less is left than the node needs to go on: for its trail, its tables, what a run leaves in its outbox."""
+        return self.free_bytes < min(_RESERVE_BYTES, self.total_bytes // 16)
+
+    def lacks_nodes(self) -> bool:
+        return self.free_nodes < min(_RESERVE_NODES, self.total_nodes // 16)
+
+
+class Walk:
+    """A look at everything below a folder, links not followed, that can be taken in pieces.
+
+    Each name counts as `NAME_BYTES` at least: an empty file takes no block and still one of the disk's inodes.  A folder that its
+    owner has closed, or that lies deeper than `MAX_DEPTH`, makes the tree `hidden`: it could hold anything.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.hidden = False
+        self._allocated = self._apparent = self._largest = 0
+        self._open: list[tuple[int, Iterator[os.DirEntry[str]]]] = []
+        self._enter(path, None)
+
+    def go_on(self, until: float) -> bool:
+        """Looks until `until` (monotonic seconds), and a moment at least; True when nothing is left to look at."""
+        seen = 0
+        while self._open:
+            folder, items = self._open[-1]
+            item = _next(items)
+            if item is None:
+                self._leave()
+            else:
+                self._count(folder, item)
+            seen += 1
+            if not seen % 256 and time.monotonic() >= until:
+                break
+        return not self._open
+
+    @property
+    def tree(self) -> Tree:
+        """What was counted so far."""
+        return Tree(max(self._allocated, self._apparent), self._largest)
+
+    def close(self) -> None:
+        while self._open:
+            self._leave()
+
+    def _count(self, folder: int, item: os.DirEntry[str]) -> None:
+        try:
+            info = item.stat(follow_symlinks=False)
+        except OSError:
+            return  # vanished meanwhile
+        self._allocated += max(info.st_blocks * 512, NAME_BYTES)
+        if stat.S_ISREG(info.st_mode):
+            self._apparent += info.st_size
+            self._largest = max(self._largest, info.st_size)
+        elif stat.S_ISDIR(info.st_mode):
+            self._enter(item.name, folder)
+
+    def _enter(self, name: str, folder: int | None) -> None:
+        if len(self._open) >= MAX_DEPTH:
+            self.hidden = True
+            return
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        except OSError as exc:
+            # Vanished, or no folder any more: the next walk sees what it is then.
+            self.hidden |= exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+            return
+        self._open.append((fd, os.scandir(fd)))
+
+    def _leave(self) -> None:
+        fd, items = self._open.pop()
+        del items
+        os.close(fd)
+
+
+def _next(items: Iterator[os.DirEntry[str]]) -> os.DirEntry[str] | None:
+    try:
+        return next(items, None)
+    except OSError:
+        return None  # the folder was removed meanwhile
+
+
+def measure_tree(path: str, until: float) -> tuple[Tree, bool]:
+    """Size of everything below `path`, and whether that is all of it: nothing hidden, nothing left at `until` (monotonic s)."""
+    walk = Walk(path)
+    try:
+        ended = walk.go_on(until)
+        return walk.tree, ended and not walk.hidden
+    finally:
+        walk.close()
 
 
 class Watcher:
     """Limits that no kernel object holds for the whole run: total CPU, memory without a cgroup, scratch.
 
     Scratch is measured by a walk, at regular times and as soon as the disk has taken half of what is left since the last one;
-    looking at the disk's free space costs next to nothing, so that is done every `SPACE_S`.
+    looking at the disk's free space costs next to nothing, so that is done every `SPACE_S`.  A file that has lost its name is in
+    no walk, so a run also ends when the disk is about to be full and has, since the run began, taken more than the run may.
     """
 
     def __init__(self, scratch: str, limits: Limits, *, memory: bool, root_pid: int | None) -> None:
@@ -142,15 +226,17 @@ class Watcher:
         self._scratch, self._limits, self._memory, self._root_pid = scratch, limits, memory, root_pid
         self._next_look = 0.0
         self._next_walk = 0.0
+        self._next_piece = 0.0
+        self._walk: Walk | None = None
         self._walk_took = 0.0
-        self._walk_ended = 0.0
         self._scratch_bytes = 0
-        self._space_then = space_used(scratch)
+        self._at_start = self._at_walk = Space.of(scratch)
 
     def look(self) -> str | None:
         """The code of a limit that is exceeded."""
         now = time.monotonic()
-        if self._must_walk(now) and self._walk() > self._limits.scratch_bytes:
+        space = Space.of(self._scratch)
+        if self._is_disk_taken(space) or self._measure(now, space):
             return "limit-scratch"
         if now < self._next_look:
             return None
@@ -171,20 +257,40 @@ class Watcher:
         self.most_cpu_s = max(self.most_cpu_s, found.cpu_s)
         return found
 
-    def _must_walk(self, now: float) -> bool:
+    def _is_disk_taken(self, space: Space) -> bool:
+        """Somebody took more than this run may and the disk is about to be full: the node goes before the run."""
+        most = self._limits.scratch_bytes
+        bytes_taken = space.used_bytes - self._at_start.used_bytes > most
+        nodes_taken = space.used_nodes - self._at_start.used_nodes > most // NAME_BYTES
+        taken = (bytes_taken and space.lacks_bytes()) or (nodes_taken and space.lacks_nodes())
+        if taken:
+            self.largest_scratch = max(self.largest_scratch, most + 1)
+        return taken
+
+    def _measure(self, now: float, space: Space) -> bool:
+        """Goes on with the walk, or begins the next; whether the run has more than it may, or hides something."""
+        if self._walk is None:
+            if not self._must_walk(now, space):
+                return False
+            self._walk, self._walk_took, self._next_piece, self._at_walk = Walk(self._scratch), 0.0, now, space
+        if now < self._next_piece:
+            return False
+        walk, start = self._walk, time.monotonic()
+        ended = walk.go_on(start + _PIECE_S)
+        took = time.monotonic() - start
+        self._walk_took += took
+        self._next_piece = start + 2 * took  # at most half of the time goes into a walk
+        found = max(walk.tree.bytes, self._limits.scratch_bytes + 1 if walk.hidden else 0)
+        self.largest_scratch = max(self.largest_scratch, found)
+        if ended:
+            self._walk, self._scratch_bytes = None, found
+            self._next_walk = start + took + max(TICK_S, 4 * self._walk_took)
+        return found > self._limits.scratch_bytes
+
+    def _must_walk(self, now: float, space: Space) -> bool:
         if now >= self._next_walk:
             return True
         left = self._limits.scratch_bytes - self._scratch_bytes
-        taken = space_used(self._scratch) - self._space_then
+        taken = space.used_bytes - self._at_walk.used_bytes
         # Others write to the same disk: never more than half of the time goes into walks.
-        return taken > left // 2 and now - self._walk_ended >= self._walk_took
-
-    def _walk(self) -> int:
-        start = time.monotonic()
-        self._space_then = space_used(self._scratch)
-        self._scratch_bytes = measure_tree(self._scratch, start + 2.0).bytes
-        self.largest_scratch = max(self.largest_scratch, self._scratch_bytes)
-        self._walk_ended = time.monotonic()
-        self._walk_took = self._walk_ended - start
-        self._next_walk = self._walk_ended + max(TICK_S, 4 * self._walk_took)
-        return self._scratch_bytes
+        return taken > left // 2 and now >= self._next_piece
