@@ -261,7 +261,7 @@ EVENTS: tuple[EventType, ...] = (
     _event("cli", "project-signed", COMPLIANCE, "A project was signed.", "project manifest_version manifest_sha256 keyid",
            "operator files:natural changed:texts development:flag"),
     _event("cli runner agent", "operator-command", COMMAND, "A person commanded the node.", "command",
-           "arguments:texts operator reason exit_status:natural peer_uid:natural"),
+           "arguments:texts operator reason exit_status:natural peer_uid:natural login_uid:natural"),
 )
 
 # fmt: on

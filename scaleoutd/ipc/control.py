@@ -334,6 +334,8 @@ def event_of(command: Command, operator: Operator) -> dict[str, Json]:
         body["arguments"] = [command.session, command.combiner]
     if isinstance(command, Change):
         body |= {"command": command.command, "arguments": list(command.arguments)}
+    if isinstance(command, Change | Pause) and command.login_uid is not None:
+        body["login_uid"] = command.login_uid  # behind sudo the operator is root, and this is the person
     return body
 
 

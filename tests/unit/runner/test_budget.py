@@ -204,6 +204,8 @@ def test_who_owns_the_policy_is_no_second_person(bench: Bench) -> None:
 @pytest.mark.parametrize("command", ["project-install", "policy-apply", "project-rollback"])
 def test_who_installed_is_no_second_person_not_even_from_behind_sudo(bench: Bench, command: str) -> None:
     desk(bench).do(Change(command, ("x",), login_uid=ALICE.uid), OWN, {})
+    (on_record,) = bench.recorded("operator-command")
+    assert (on_record["peer_uid"], on_record["login_uid"]) == (OWN.uid, ALICE.uid)
     bench.start()  # it is kept
     refusal(bench, ALICE)
     assert approve(bench, BOB).changed
