@@ -33,6 +33,7 @@ from scaleoutd.ipc.step import CancelStep
 from scaleoutd.runner import planner, receive
 from scaleoutd.runner.runs import run_name
 from tests.e2e.site import SEED
+from tests.living import below
 from tests.unit.runner.taken_agent import Bench
 
 DIGEST = hashlib.sha256(b"").hexdigest()
@@ -184,10 +185,10 @@ def test_settings_that_are_no_plain_json_run_nothing(bench: Bench, settings: str
 
 @pytest.mark.parametrize("name", ["../../../tmp/x", "/etc/passwd", ".", "..", "a/b", "-rf", "%2e%2e%2f", "x" * 256, "‮txt", "~"])
 def test_ids_that_look_like_paths_are_only_ids(bench: Bench, name: str) -> None:
-    before = {path for path in bench.folder.rglob("*") if "runner" not in path.parts}
+    outside = {*below(bench.folder, leave_out=("runner",))}
     released = bench.complete(name, model_id=name, session_id=name, round_id=name)
     assert released.run == run_name(name)
-    assert {path for path in bench.folder.rglob("*") if "runner" not in path.parts} == before
+    assert {*below(bench.folder, leave_out=("runner",))} == outside
     (entry,) = [path for path in (bench.state / "runs").iterdir() if path.name == released.run]
     assert entry.is_dir()
 
