@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from scaleoutd.cli.development import DevelopmentSigner
-from scaleoutd.runner.store import RACY_NS
+from scaleoutd.runner.tree import RACY_NS
 
 FILES = 1000
 

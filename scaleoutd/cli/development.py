@@ -38,8 +38,7 @@ from scaleoutd.core.trust import Role, TrustedKey, TrustRoot, sign_trust_root
 from scaleoutd.durable import make_private_folder, replace_file, storage_errors
 from scaleoutd.errors import FormatError, VerificationError
 from scaleoutd.runner.rootfile import read_trust_root
-from scaleoutd.runner.store import RACY_NS
-from scaleoutd.runner.tree import Node, Tree, identity
+from scaleoutd.runner.tree import RACY_NS, Node, Tree, identity
 from scaleoutd.runner.verify import project_nodes
 
 VALID_DAYS = 30  # of a manifest; it is signed again when a third of that is left

@@ -136,7 +136,7 @@ def compare(old: Side, new: Side) -> Iterator[Change]:
     dates = [{"not before": utc_text(one.not_before_ms), "expires": utc_text(one.expires_ms)} for one in (before, after)]
     yield from _texts("date", *dates)
     if old.sha256 and new.signers:
-        yield from _texts("signer", dict.fromkeys(old.signers, "has signed"), dict.fromkeys(new.signers, "has signed"))
+        yield from _texts("signer", dict.fromkeys(old.signers, "signed"), dict.fromkeys(new.signers, "signed"))
 
 
 def _texts(what: str, old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[Change]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -24,6 +25,7 @@ from scaleoutd.durable import storage_errors, sync_folder, write_all
 from scaleoutd.errors import ConfigError, FormatError
 
 MAX_KEY_FILE_BYTES = 16 * 1024
+_MAKE = "Make a key: `scaleoutctl keygen`."
 
 
 @dataclass(frozen=True)
@@ -106,25 +108,40 @@ def read_private_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
         with os.fdopen(fd, "rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             data = file.read(MAX_KEY_FILE_BYTES + 1)
+    if b"PUBLIC KEY" in data or data.startswith((b"ssh-", b"sk-", b"ecdsa-")):
+        raise ConfigError(
+            f"cannot sign with {path}: expected a private key, found a public one",
+            hint="Name the .key file of `scaleoutctl keygen`; a key that ssh-keygen uses goes with --ssh-key.",
+        )
     if mode & 0o077:
         raise ConfigError(
             f"cannot use the key {path}: expected mode 0600, found {mode:04o}, so others may read it", hint=f"chmod 600 {path}"
         )
-    try:
-        key = serialization.load_pem_private_key(data, passphrase)
-    except TypeError as exc:
-        wanted = "it is encrypted" if passphrase is None else "it is not encrypted"
-        raise FormatError(f"cannot use the key {path}: {wanted}", code="key-invalid", hint="See --passphrase-file.") from exc
-    except ValueError as exc:
-        raise FormatError(
-            f"cannot use the key {path}: it is no PEM private key, or the passphrase is wrong",
-            code="key-invalid",
-            hint="Make a key with `scaleoutctl keygen`.",
-        ) from exc
+    key = _load(path, data, passphrase)
     if not isinstance(key, Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
-        raise FormatError(f"cannot use the key {path}: expected Ed25519 or P-256, found {type(key).__name__}", code="key-invalid")
+        found = type(key).__name__.strip("_")
+        raise FormatError(f"cannot use the key {path}: expected Ed25519 or P-256, found {found}", code="key-invalid", hint=_MAKE)
     public_key_of(key)
     return key
+
+
+def _load(path: Path, data: bytes, passphrase: bytes | None) -> object:
+    try:
+        return serialization.load_pem_private_key(data, passphrase)
+    except TypeError as exc:
+        if passphrase is None:
+            cause, hint = "it is encrypted", "Name a file whose first line opens it: --passphrase-file FILE."
+        else:
+            cause, hint = "it is not encrypted", "Leave out --passphrase-file."
+        raise FormatError(f"cannot use the key {path}: {cause}", code="key-invalid", hint=hint) from exc
+    except (ValueError, UnsupportedAlgorithm) as exc:
+        if b"ENCRYPTED" in data and passphrase is not None:
+            cause, hint = "the passphrase does not open it", "Try again with the right one: --passphrase-file FILE."
+        elif b"OPENSSH PRIVATE KEY" in data:
+            cause, hint = "expected a PEM private key, found one of OpenSSH", f"Sign with ssh-keygen: --ssh-key {path}."
+        else:
+            cause, hint = "expected a PEM private key, found none", _MAKE
+        raise FormatError(f"cannot use the key {path}: {cause}", code="key-invalid", hint=hint) from exc
 
 
 def read_public_key(path: Path) -> PublicKey:
@@ -150,7 +167,9 @@ def read_passphrase(path: Path) -> bytes:
     with storage_errors(f"read the passphrase {path}"):
         lines = path.read_bytes().splitlines()
     if not lines or not lines[0]:
-        raise ConfigError(f"cannot read the passphrase {path}: its first line is empty")
+        raise ConfigError(
+            f"cannot read the passphrase {path}: expected it in the first line, found none", hint="Write it into the first line."
+        )
     return lines[0]
 
 

@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -23,6 +24,7 @@ from scaleoutd.core.sshsig import NAMESPACE, parse_key_line, parse_signature, un
 from scaleoutd.durable import storage_errors
 from scaleoutd.errors import ConfigError, FormatError
 
+T = TypeVar("T")
 TOUCH_S = 120.0
 _PATH = click.Path(path_type=Path)
 
@@ -70,14 +72,23 @@ def of_ssh_key(path: Path) -> Signer:
     public = path if path.suffix == ".pub" else path.with_name(f"{path.name}.pub")
     with storage_errors(f"read the key {public}"):
         line = public.read_bytes()[:MAX_KEY_FILE_BYTES].decode("utf-8", "replace")
-    return Signer(PublicKey.from_ssh(parse_key_line(line)), lambda data: _ask_ssh_keygen(path, data))
+    return Signer(_named(public, lambda: PublicKey.from_ssh(parse_key_line(line))), lambda data: _ask_ssh_keygen(path, data))
 
 
 def of_ssh_signature(path: Path) -> Signer:
     with storage_errors(f"read the signature {path}"):
         text = path.read_bytes()[: MAX_KEY_FILE_BYTES + 1].decode("ascii", "replace")
-    blob = unarmour(text)
-    return Signer(PublicKey.from_ssh(parse_signature(blob).key), lambda data: blob)
+    blob = _named(path, lambda: unarmour(text))
+    return Signer(_named(path, lambda: PublicKey.from_ssh(parse_signature(blob).key)), lambda data: blob)
+
+
+def _named(path: Path, read: Callable[[], T]) -> T:
+    """What is read of bytes does not know their file; a person has several."""
+    try:
+        return read()
+    except FormatError as exc:
+        cause = exc.message.partition(": ")[2] or exc.message
+        raise FormatError(f"cannot use {path}: {cause}", code=exc.code, hint=exc.hint) from exc
 
 
 def _ask_ssh_keygen(key_file: Path, data: bytes) -> bytes:
@@ -92,7 +103,10 @@ def _ask_ssh_keygen(key_file: Path, data: bytes) -> bytes:
             hint="apt install openssh-client",
         ) from exc
     except subprocess.TimeoutExpired as exc:
-        raise ConfigError(f"cannot sign with {key_file}: ssh-keygen had no answer for {TOUCH_S:.0f} s") from exc
+        raise ConfigError(
+            f"cannot sign with {key_file}: ssh-keygen had no answer for {TOUCH_S:.0f} s",
+            hint="Touch the key when it blinks, and try again; or sign elsewhere: --request FILE, then --sshsig FILE.sig.",
+        ) from exc
     if done.returncode != 0:
         raise FormatError(
             f"cannot sign with {key_file}: ssh-keygen ended with status {done.returncode}",

@@ -24,7 +24,7 @@ from scaleoutd.core.policy import MAX_POLICY_BYTES, Policy, parse_policy
 from scaleoutd.core.records import decode
 from scaleoutd.core.trust import RootPin, TrustRoot
 from scaleoutd.durable import storage_errors
-from scaleoutd.errors import FormatError, StorageError
+from scaleoutd.errors import ConfigError, FormatError, StorageError
 from scaleoutd.ipc.control import Done, ResetTrust, call
 from scaleoutd.ipc.ledger_client import LedgerClient
 from scaleoutd.ipc.named import NamedClientDoor
@@ -85,7 +85,15 @@ def _wanted(policy: Policy, place: Place, reason: str, clock: bool) -> Wanted:
 
 def _policy_of(path: Path) -> Policy:
     with storage_errors(f"read the policy {path}"):
-        return parse_policy(path.read_bytes()[: MAX_POLICY_BYTES + 1])
+        try:
+            data = path.read_bytes()[: MAX_POLICY_BYTES + 1]
+        except FileNotFoundError as exc:
+            raise ConfigError(
+                f"cannot reset the trust of a node: expected its policy in force at {path}, found none",
+                code="config-missing",
+                hint="An installed node: `scaleoutctl policy apply`. One in the foreground: name its state with --state-dir DIR.",
+            ) from exc
+    return parse_policy(data)
 
 
 def _reset_node(place: Place, wanted: Wanted) -> str:

@@ -34,6 +34,7 @@ CHUNK_BYTES = 64 * 1024 * 1024
 MAX_FILES = 100_000
 MAX_COMPONENT_BYTES = 255
 STEPS = ("train", "validate", "predict", "startup", "build")
+_SIGN_AGAIN = "Sign again: `scaleoutctl sign`."
 
 # Characters that reorder or hide text (Unicode technical report 36, section 2.6): a name must read as it is.
 _MISLEADING = frozenset(map(chr, (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF)))
@@ -124,10 +125,13 @@ def manifest_payload(manifest: Manifest) -> bytes:
 
 def parse_manifest(payload: bytes) -> Manifest:
     """The manifest of a payload whose signatures were verified; FormatError when it is not exactly what `sign` writes."""
-    value = strictjson.parse_canonical(payload, max_bytes=MAX_ENVELOPE_BYTES, what="the manifest")
-    statement = decode(_Statement, value, "statement")
-    manifest = statement.predicate
-    check_manifest(manifest)
+    try:
+        value = strictjson.parse_canonical(payload, max_bytes=MAX_ENVELOPE_BYTES, what="the manifest")
+        statement = decode(_Statement, value, "statement")
+        manifest = statement.predicate
+        check_manifest(manifest)
+    except FormatError as exc:
+        raise FormatError(exc.message, code=exc.code, hint=_SIGN_AGAIN) from exc
     subject = statement.subject[0]
     if subject.name != manifest.project or subject.digest.sha256 != files_digest(manifest.files):
         raise _malformed("its subject is not the digest of its files")
@@ -179,14 +183,14 @@ def check_admission(
         raise VerificationError(
             f"cannot accept the manifest: expected project {project}, found {manifest.project}",
             code="project-mismatch",
-            hint="Point the policy's project.path to the right folder, or sign with the right --name.",
+            hint=f"Correct project: in the policy, or sign it under that name: `scaleoutctl sign --name {project}`.",
             facts={"expected": project, "found": manifest.project},
         )
     if verified.sha256 in root.revoked_manifests:
         raise VerificationError(
             f"cannot accept version {manifest.version} of {manifest.project}: its manifest {verified.sha256} is revoked",
             code="manifest-revoked",
-            hint="Install a version that is not revoked.",
+            hint="Sign a version that was reviewed, and install it: `scaleoutctl sign`, `scaleoutctl project install`.",
         )
     check_dates(manifest, now)
     check_replay(manifest, floors)
@@ -198,7 +202,7 @@ def check_dates(manifest: Manifest, now: Now) -> None:
             f"cannot accept version {manifest.version} of {manifest.project}: it is valid from"
             f" {utc_text(manifest.not_before_ms)}, it is {utc_text(now.wall_ms)}",
             code="manifest-not-yet-valid",
-            hint="Wait until then, or see whether this clock is right.",
+            hint="Wait until then, or set this clock right: `timedatectl`.",
             facts={"expected": f"from {utc_text(manifest.not_before_ms)}", "found": utc_text(now.wall_ms)},
         )
     if now.wall_ms >= manifest.expires_ms:
@@ -218,7 +222,7 @@ def check_replay(manifest: Manifest, floors: FloorsLike) -> None:
             f"cannot accept version {manifest.version} of {manifest.project}: expected {accepted} or later, which was accepted"
             " before",
             code="manifest-replayed",
-            hint="To go back to older code, sign it again under a new version.",
+            hint="To go back to older code, sign it again under a new version: `scaleoutctl sign`.",
             facts={"expected": f"version {accepted} or later", "found": f"version {manifest.version}"},
         )
 
@@ -306,8 +310,8 @@ class _Named:
 def _bad_name(path: str, cause: str) -> VerificationError:
     shown = path.encode("unicode_escape").decode("ascii")[:200]
     message = f"cannot use the file name {shown}: {cause}"
-    return VerificationError(message, code="file-name", hint="Rename the file, then sign again.")
+    return VerificationError(message, code="file-name", hint="Rename the file, then sign again: `scaleoutctl sign`.")
 
 
 def _malformed(cause: str) -> FormatError:
-    return FormatError(f"cannot use the manifest: {cause}", code="manifest-invalid", hint="Sign again: `scaleoutctl sign`.")
+    return FormatError(f"cannot use the manifest: {cause}", code="manifest-invalid", hint=_SIGN_AGAIN)

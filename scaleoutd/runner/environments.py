@@ -26,7 +26,7 @@ from scaleoutd.core.policy import DataSetRule, EnvironmentRule
 from scaleoutd.durable import storage_errors
 from scaleoutd.errors import VerificationError
 from scaleoutd.runner.hashing import digest_file
-from scaleoutd.runner.tree import Node, Tree, identity
+from scaleoutd.runner.tree import Node, Tree, identity, is_fresh
 
 MAX_HOPS = 16
 SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
@@ -107,9 +107,7 @@ def check_data_set(name: str, rule: DataSetRule) -> str | None:
     with Tree(folder) as tree, storage_errors(f"read the data set {path}"):
         nodes = [node for node in tree.walk() if only is None or node.path == only]
         key = f"data {rule.mode} {path} {identity(nodes)}"
-        found = _DIGESTS.get(key)
-        if found is None:
-            found = _remember(key, _listing_digest(tree, nodes, full=rule.mode == "full"))
+        found = _DIGESTS.get(key) or _remember(key, _listing_digest(tree, nodes, full=rule.mode == "full"), nodes)
     if rule.digest is not None and found != rule.digest:
         raise _data_mismatch(name, rule, f"expected digest {rule.digest}, found {found}")
     return found
@@ -192,7 +190,7 @@ def _tree_digest(rule: EnvironmentRule, root: Path) -> str:
         for node in nodes:
             _check_writer(rule, root / node.path, node.owner, node.mode)
         key = f"environment {root} {identity(nodes)}"
-        return _DIGESTS.get(key) or _remember(key, _listing_digest(tree, nodes, full=True))
+        return _DIGESTS.get(key) or _remember(key, _listing_digest(tree, nodes, full=True), nodes)
 
 
 def _listing_digest(tree: Tree, nodes: Sequence[Node], *, full: bool) -> str:
@@ -224,8 +222,9 @@ def _check_writer(rule: EnvironmentRule, path: Path, owner: int, mode: int) -> N
         raise _refuse(rule, f"expected that only root can write {path}, found owner {owner} and mode {stat.S_IMODE(mode):04o}")
 
 
-def _remember(key: str, digest: str) -> str:
-    _DIGESTS[key] = digest
+def _remember(key: str, digest: str, nodes: list[Node]) -> str:
+    if not is_fresh(nodes):
+        _DIGESTS[key] = digest
     while len(_DIGESTS) > _DIGESTS_MAX:
         _DIGESTS.popitem(last=False)
     return digest
@@ -239,7 +238,7 @@ def _refuse_path(python: Path, cause: str) -> VerificationError:
     return VerificationError(
         f"cannot use the environment of {python}: {cause}",
         code="environment-mismatch",
-        hint="Correct environments: in the policy, or put the environment back as it was signed.",
+        hint="Put the environment back as it was, or correct environments: in the policy; `scaleoutctl env check` looks again.",
     )
 
 
@@ -247,5 +246,5 @@ def _data_mismatch(name: str, rule: DataSetRule, cause: str) -> VerificationErro
     return VerificationError(
         f"cannot use data set {name} at {rule.path}: {cause}",
         code="data-set-mismatch",
-        hint="Put the data back, or correct data_sets: in the policy.",
+        hint="Put the data back, or correct data_sets: in the policy; `scaleoutctl env check` looks again.",
     )

@@ -21,7 +21,6 @@ import os
 import secrets
 import shutil
 import stat
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +32,9 @@ from scaleoutd.durable import make_private_folder, replace_file, storage_errors,
 from scaleoutd.errors import FormatError, StorageError
 from scaleoutd.hostclock import boot_id as _boot
 from scaleoutd.runner.hashing import check_files
-from scaleoutd.runner.tree import Tree, identity
+from scaleoutd.runner.tree import RACY_NS, Tree, identity, is_fresh
 from scaleoutd.runner.verify import Proven, compare, project_nodes, refuse
 
-# A change within one tick of the kernel's coarse clock (10 ms at HZ=100) can leave ctime as it was.
-RACY_NS = 50_000_000
 # For everyone: the step's user reads here, and what is here was in a project that it is meant to run.
 FOLDER_MODE = 0o555
 MAX_INDEX_BYTES = 4096
@@ -74,7 +71,7 @@ def take_snapshot(proven: Proven, store_path: Path, *, read_always: bool = False
     with Tree(proven.project_path) as source:
         nodes = project_nodes(source, manifest.ignored)
         source_identity = identity(nodes)
-        is_fresh = any(node.ctime_ns > time.time_ns() - RACY_NS for node in nodes)
+        too_fresh = is_fresh(nodes, RACY_NS)
         index = None if read_always else index
         source_known = index is not None and index.source == source_identity
         copy_known = index is not None and index.boot == _boot() and _copy_identity(entry_path) == index.copy
@@ -90,7 +87,7 @@ def take_snapshot(proven: Proven, store_path: Path, *, read_always: bool = False
             with storage_errors(f"read the project {proven.project_path}"):
                 refuse(check_files(source, manifest.files))
     copy_identity = _copy_identity(entry_path)
-    new_index = _Index("" if is_fresh else source_identity, copy_identity, _boot())
+    new_index = _Index("" if too_fresh else source_identity, copy_identity, _boot())
     replace_file(index_path, strictjson.canonical(encode(new_index)), mode=0o600)
     return _snapshot(entry_path, proven, copied=not is_good, repaired=is_there and not is_good)
 

@@ -8,7 +8,8 @@ Rules (open(2), openat(2), scandir):
   3. `identity` is (device, inode, size, mtime, ctime, mode, links): the kernel changes ctime with every change of bytes or
      mode, and no program can set it.
 
-openat2(RESOLVE_BENEATH) would say the same in one call; it needs ctypes, which only the step's room may load.
+openat2(RESOLVE_BENEATH) would say the same in one call; it needs ctypes, which only the step's room may load
+(docs/adr/0015-store-walk-and-modes.md).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -28,6 +30,8 @@ from scaleoutd.errors import StorageError, VerificationError
 MAX_ENTRIES = 200_000
 MAX_DEPTH = 64
 MAX_OPEN_FOLDERS = 128
+# A change within one tick of the kernel's coarse clock (10 ms at HZ=100) can leave ctime as it was.
+RACY_NS = 50_000_000
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -104,7 +108,7 @@ class Tree:
         raise VerificationError(
             f"cannot use {path}: expected a regular file, found {kind_of(found.st_mode)}",
             code="file-type",
-            hint="Replace it by a regular file, then sign again.",
+            hint="Replace it by a regular file, then sign again: `scaleoutctl sign`.",
         )
 
     def read_link(self, path: str) -> str:
@@ -174,6 +178,11 @@ def identity(nodes: list[Node]) -> str:
     return hashlib.sha256(repr([tuple(node) for node in nodes]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def is_fresh(nodes: list[Node], racy_ns: int = RACY_NS) -> bool:
+    """Whether something changed so short ago that its identity may be that of other bytes too; then it is not remembered."""
+    return any(node.ctime_ns > time.time_ns() - racy_ns for node in nodes)
+
+
 def read_small(tree: Tree, path: str, max_bytes: int) -> bytes:
     """A file of the tree in memory; StorageError when it is larger, OSError as open(2)."""
     fd = tree.open_file(path)
@@ -202,5 +211,5 @@ def _refuse(path: str, cause: str) -> VerificationError:
     return VerificationError(
         f"cannot use {path.encode('unicode_escape').decode('ascii')[:200]}: {cause}",
         code="file-type",
-        hint="A project is plain files in one folder of one file system.",
+        hint="A project is plain files in one folder of one file system: change it, then `scaleoutctl sign`.",
     )

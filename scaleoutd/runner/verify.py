@@ -40,7 +40,7 @@ _HINTS = {
     "file-missing": "Put the file back, or sign again with `scaleoutctl sign`.",
     "file-extra": "Remove the file, name it in .scaleoutignore, or add it: `scaleoutctl sign`.",
     "file-mode": "Set the mode back with chmod, or sign again with `scaleoutctl sign`.",
-    "file-type": "Replace it by a regular file with one link, or name it in .scaleoutignore; then sign again.",
+    "file-type": "Replace it by a regular file with one link, or name it in .scaleoutignore; then `scaleoutctl sign`.",
     "file-name": "Rename the file, then sign again with `scaleoutctl sign`.",
 }
 

@@ -73,7 +73,7 @@ def test_two_manifests_are_compared_with_signers_version_and_ids(signed: Path, t
     assert found["data set", "patients"] == (None, "any content")
     assert ("date", "expires") in found and ("file", "train.py") in found
     signers = [change for (what, _), change in found.items() if what == "signer"]
-    assert set(signers) == {("has signed", None), (None, "has signed")}
+    assert set(signers) == {("signed", None), (None, "signed")}
 
 
 def test_a_second_signature_leaves_the_fingerprint_and_shows_the_signer(signed: Path, tmp_path: Path) -> None:

@@ -18,8 +18,7 @@ from scaleoutd.core.manifest import MANIFEST_NAME
 from scaleoutd.errors import PeerError, VerificationError
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.doors import InheritedClientDoor, SignedNow, TaskEnded
-from scaleoutd.runner.store import RACY_NS
-from scaleoutd.runner.tree import Tree
+from scaleoutd.runner.tree import RACY_NS, Tree
 
 
 @pytest.fixture

@@ -39,3 +39,9 @@ def test_a_reset_in_the_foreground_is_on_record_and_in_the_floors(tmp_path: Path
     trail = "".join(path.read_text() for path in folders.audit.glob("*.jsonl"))
     assert "trust-root-reset" in trail and "clock-floor-lowered" in trail and "lost key" in trail and digest in trail
     assert reset(folders.state).returncode == 64  # a reason is asked for
+
+
+def test_where_no_node_is_the_refusal_says_how_to_name_one(tmp_path: Path) -> None:
+    run = reset(tmp_path, "--reason", "lost key")
+    assert run.returncode == 78 and "[config-missing]" in run.stderr
+    assert str(tmp_path / "policy.lock") in run.stderr and "--state-dir" in run.stderr

@@ -11,8 +11,7 @@ from scaleoutd.cli.signing import Terms, make_manifest, now, read_folder, read_u
 from scaleoutd.core.clock import Floors
 from scaleoutd.core.policy import EnvironmentRule, Policy, ProjectRule
 from scaleoutd.core.trust import TrustRoot
-from scaleoutd.runner.store import RACY_NS
-from scaleoutd.runner.tree import Tree
+from scaleoutd.runner.tree import RACY_NS, Tree
 from scaleoutd.runner.verify import Proven, prove
 from tests.unit.core.trust_samples import ALICE, make_root
 

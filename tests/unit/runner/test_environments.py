@@ -8,14 +8,18 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from scaleoutd.core.policy import DataSetRule, EnvironmentRule
 from scaleoutd.errors import VerificationError
+from scaleoutd.runner import environments, tree
 from scaleoutd.runner.environments import check_data_set, environment_digest, resolve_environment
+from tests.unit.runner.signed_project import rest
 
 REAL = os.path.realpath(sys.executable)
 
@@ -128,6 +132,21 @@ def test_a_data_set_is_proven_as_far_as_its_mode_says(tmp_path: Path) -> None:
         check_data_set("d", listing)
     with pytest.raises(VerificationError):
         check_data_set("d", DataSetRule(str(tmp_path / "missing")))
+
+
+def test_a_digest_of_what_just_changed_is_not_remembered(venv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second change within the same tick of the kernel's clock could leave every fact that stat tells as it was."""
+    monkeypatch.setattr(environments, "_DIGESTS", OrderedDict())
+    (tmp_path / "a.csv").write_text("1\n")
+    data, rule = DataSetRule(str(tmp_path / "a.csv"), "full"), EnvironmentRule(str(venv / "bin/python"))
+    monkeypatch.setattr(tree, "time", SimpleNamespace(time_ns=lambda: (tmp_path / "a.csv").stat().st_ctime_ns))
+    check_data_set("d", data), environment_digest(rule)
+    assert not environments._DIGESTS
+    monkeypatch.undo()
+    monkeypatch.setattr(environments, "_DIGESTS", OrderedDict())
+    rest()
+    assert check_data_set("d", data) and environment_digest(rule)
+    assert len(environments._DIGESTS) == 2  # the control: what rests is read once
 
 
 def test_a_data_set_may_be_one_file(tmp_path: Path) -> None:
