@@ -101,7 +101,7 @@ class Runner:
         self.room.instances.refill()
         if self._denied is not None:
             return openings.told_at_start(self._denied.message, self._denied.hint, left_open)
-        return f"OPEN, as the policy allows: {', '.join(left_open)}" if left_open else ""
+        return openings.told_as_allowed(left_open, self.room.backend)
 
     def _prove(self, policy: Policy) -> Probed:
         """The probe.  A development node goes on where no namespaces can be had; a node with a policy never does by itself."""

@@ -12,6 +12,7 @@ from tests.attack.arena import Arena
 from tests.attack.attempts import ATTEMPTS
 from tests.attack.attempts.registry import OWN_CODE
 from tests.attack.matrix import BESIDE, CELLS, RUNNABLE, Cell, examine
+from tests.attack.told import check_told
 
 ROOT = os.geteuid() == 0
 CONFINED = [cell for cell in RUNNABLE if cell.starts]
@@ -59,6 +60,7 @@ def test_without_namespaces_the_start_is_refused_or_what_is_open_is_named(cell: 
     assert not found.unexplained(), {name: found.answers[name] for name in found.unexplained()}
     attacked = {ATTEMPTS[name].outcome for name in found.through()}
     assert found.open - {"no-foreign-device"} <= attacked, "what is told to be open is open"
+    check_told(cell.host, found)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import pytest
 
 from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.server import DevCombiner
+from scaleoutd.runner.openings import ALWAYS_OPEN, NOT_THERE
 from tests.e2e.site import TRAIN, Project, events, write_policy
 from tests.kernel.without_namespaces import Host, host_without_namespaces
 
@@ -48,6 +49,11 @@ def affinity(pid): os.sched_setaffinity(pid, os.sched_getaffinity(pid))
 def chmod(path): os.chmod(path, 0o640)
 def utimes(path): os.utime(path)
 def exists(path): os.stat(path)
+def watch(path):
+    if libc.inotify_add_watch(libc.inotify_init(), path.encode(), 0xFFF) < 0: raise OSError(ctypes.get_errno(), "watch")
+def in_use(pid): os.getpgid(pid)
+def how_full(path): os.statvfs(path)
+def urgency(pid): os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
 
 for name, act, target in given:
     try:
@@ -61,7 +67,10 @@ DENIED = {
     "inet": "inet", "udp": "udp", "abstract": "abstract", "ptrace": "ptrace", "environ": "environ", "memory": "memory",
     "pidfd": "pidfd", "priority": "priority",
 }  # fmt: skip
-OPEN = {"path-socket": "path_socket", "chmod": "chmod", "utimes": "utimes", "exists": "exists", "affinity": "affinity"}
+OPEN = {
+    "path-socket": "path_socket", "chmod": "chmod", "utimes": "utimes", "exists": "exists", "affinity": "affinity",
+    "watch": "watch", "in-use": "in_use", "how-full": "how_full", "urgency": "urgency",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -171,6 +180,7 @@ def test_control_a_policy_that_says_inner_and_demands_what_can_be_proven_runs(ho
     done = with_policy(host, project, backend="inner", outcomes=["no-read-outside", "no-foreign-device"])
     assert done.returncode == 0, done.stdout
     assert "OPEN, as the policy allows: " in done.stdout
+    assert f"OPEN also: {ALWAYS_OPEN[0]}" in done.stdout
     assert events(host.home / "state", "outcome-open")
 
 
@@ -189,6 +199,7 @@ def test_attacks_of_a_step_fail_but_for_what_was_told_to_be_open(host: Host, pro
             "inet": port, "udp": port, "abstract": abstract, "ptrace": "VICTIM", "environ": "VICTIM", "memory": "VICTIM",
             "path-socket": str(own / "socket"), "chmod": str(own / "mode"), "utimes": str(own / "mode"),
             "exists": str(own / "token"), "pidfd": "VICTIM", "priority": "VICTIM", "affinity": "VICTIM",
+            "watch": str(own), "in-use": "VICTIM", "how-full": str(own), "urgency": "VICTIM",
         }  # fmt: skip
         acts = [(name, act, targets[name]) for name, act in {**DENIED, **OPEN}.items()]
         (host.home / "targets.json").write_text(json.dumps(acts))
@@ -209,7 +220,7 @@ def test_attacks_of_a_step_fail_but_for_what_was_told_to_be_open(host: Host, pro
     assert {name for name, outcome in found.items() if outcome == "allowed"} == set(OPEN), inside
     assert "OPEN no-socket-out" in inside
     assert "OPEN no-write-outside" in inside
-    assert "change on which processors your other programs run" in inside
+    assert "; ".join((*ALWAYS_OPEN, NOT_THERE)) in inside
     assert (own / "writable").read_text() == "secret"
 
 
