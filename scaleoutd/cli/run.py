@@ -84,7 +84,7 @@ def run(
         return 0
     say(f"{task} done in {wall_s:.2f} s: {escape(released.body)}")
     if released.withheld:
-        say(f"withheld by the policy: {', '.join(released.withheld)}")
+        say(f"withheld by the policy: {escape(', '.join(released.withheld))}")
     if result.file is not None:
         what = f"update: {result.file} ({released.size_bytes} bytes, sha256 {released.sha256})"
         say(what if task == "train" else f"result: {result.file}")

@@ -21,6 +21,8 @@ from scaleoutd.errors import OutputError
 
 MAX_BODY_BYTES = 32 * 1024
 MAX_KEY_CHARS = 128
+# Names of withheld keys go to the agent's log and on record: a way out too, and wide open were it not bounded.
+MAX_NAMED = 32
 
 CAUSES: Mapping[str, str] = {
     "limit-wall-clock": "it ran longer than limits.wall_clock_s",
@@ -58,9 +60,16 @@ def _pick(found: Mapping[str, Any], allowed: tuple[str, ...]) -> tuple[dict[str,
     too_long = [key for key in found if len(key) > MAX_KEY_CHARS]
     if too_long:
         raise OutputError(f"cannot release: the key {too_long[0][:40]!r}… is longer than {MAX_KEY_CHARS}", code="metrics-invalid")
+    unreadable = [key for key in found if not key.isprintable()]
+    if unreadable:
+        raise OutputError(
+            f"cannot release: the key {unreadable[0]!r} has control or direction characters", code="metrics-invalid"
+        )
     everything = "*" in allowed
     body = {key: value for key, value in found.items() if everything or key in allowed}
-    return body, tuple(sorted(set(found) - set(body)))
+    withheld = sorted(set(found) - set(body))
+    more = len(withheld) - MAX_NAMED
+    return body, (*withheld[:MAX_NAMED], *([f"… and {more} more"] if more > 0 else []))
 
 
 def _check_examples(count: Any, least: int) -> None:

@@ -35,6 +35,7 @@ from scaleoutd.ipc.step import Probed
 from scaleoutd.runner import openings, planner
 from scaleoutd.runner.admission import admit
 from scaleoutd.runner.budget import Uptime, runs_so_far
+from scaleoutd.runner.connections import Connections
 from scaleoutd.runner.control import RunnerDesk
 from scaleoutd.runner.environments import resolve_environment
 from scaleoutd.runner.link import Link
@@ -51,6 +52,8 @@ DELIVERY_S = 24 * 3600.0
 # Begun so often and never ended: something about the task ends the instance or the room.
 MAX_ATTEMPTS = 3
 STOP_RECORD_S = 2.0
+# One that says nothing does not keep its place (connections.py).
+OFFER_S = 60.0
 
 
 class Runner:
@@ -177,15 +180,7 @@ class Runner:
 
     def serve(self, door: ServerDoor) -> None:
         """Accepts until the door closes."""
-        while True:
-            try:
-                channel = door.accept()
-            except PeerError as exc:
-                if exc.code == "peer-closed":
-                    return
-                self.log(f"refused a connection: {exc.message}")
-                continue
-            threading.Thread(target=self.handle, args=[channel], name=f"task of {channel.peer}", daemon=True).start()
+        Connections(self.handle, self.log).serve(door)
 
     def handle(self, channel: Channel) -> None:
         """One connection: one task, from its offer to what became of it."""
@@ -193,7 +188,7 @@ class Runner:
         offer: TaskOffer | None = None
         try:
             channel.greet("runner", self._digests)
-            offer = channel.expect(TaskOffer)
+            offer = channel.expect(TaskOffer, timeout_s=OFFER_S)
             # A client that waits for its turn costs a thread, not a run.
             self.waiting += 1
             try:

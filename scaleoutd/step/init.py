@@ -39,6 +39,7 @@ from scaleoutd.step.landlock import Grant
 
 NULL, OUT, ERR, CONTROL, DOOR = 0, 1, 2, 3, 4
 _NICE = -10
+_KILL_S = 5.0
 _MEASURE_S = 10.0  # for the last measurement of scratch
 _MEASURE_EARLY_S = 2.0  # the same when a limit or the launcher ended the run
 _GO = b"go"
@@ -296,17 +297,15 @@ def _halt(order: Order) -> None:
 
 
 def _kill_rest(order: Order, alive: int = 0) -> int:
-    """Kills what is left of the run and reaps it; returns `alive`, how many there were."""
-    deadline = time.monotonic() + 5.0
+    """Kills what is left of the run and reaps it; returns `alive`, how many there were.  LaunchError when one will not end: it
+    could change the outputs while they are checked, and what the next run finds in scratch."""
+    deadline = time.monotonic() + _KILL_S
     while time.monotonic() < deadline:
-        try:
-            if order.own_namespaces or order.unit:
-                os.kill(-1, signal.SIGKILL)
-            else:
-                for pid in _members(order):
-                    os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # nobody is left
+        if order.own_namespaces or order.unit:
+            _kill(-1)
+        else:
+            for pid in _members(order):
+                _kill(pid)
         try:
             while True:
                 pid, _ = os.waitpid(-1, 0 if order.own_namespaces else os.WNOHANG)
@@ -315,7 +314,17 @@ def _kill_rest(order: Order, alive: int = 0) -> int:
         except ChildProcessError:
             return alive
         time.sleep(0.002)
-    return alive
+    raise LaunchError(
+        f"cannot end the step: a process of it still lives {_KILL_S:.0f} s after it was killed",
+        hint="Nothing of this run leaves. Find it with `ps`; only namespaces or a unit end what forks faster than it is killed.",
+    )
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it has ended meanwhile, or nobody is left
 
 
 def _failure(exc: BaseException) -> dict[str, str]:

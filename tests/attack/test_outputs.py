@@ -209,3 +209,25 @@ def test_killed_launcher_leaves_nothing_of_the_run(place: tuple[StepClient, Path
     _wait_for_daemon(scratch, marker)
     os.kill(client.process.pid, signal.SIGKILL)
     _wait_until_gone(marker)
+
+
+@pytest.mark.parametrize("deaf", [True, False], ids=["one-that-will-not-end", "control"])
+def test_a_run_with_a_process_that_will_not_end_has_no_result(deaf: bool) -> None:
+    """Without namespaces processes are hunted down one by one.  What outlives that could rewrite the outputs after the gate."""
+    prelude = "from scaleoutd.step import init; init._KILL_S = 0.3; init._kill = lambda pid: None" if deaf else ""
+    code = "import os, time\nif os.fork() == 0:\n  os.setsid()\n  time.sleep(4)\n  os._exit(0)\n"
+    with tempfile.TemporaryDirectory(prefix="scaleoutd-outputs-") as name:
+        folder = Path(name)
+        uid = USER if os.geteuid() == 0 else None
+        if uid is not None:
+            os.chown(folder, uid, uid)
+        scratch = folder / "scratch"
+        plan = plan_for(scratch, [PYTHON, "-c", code], backend="inner", links=(), cwd=str(scratch))
+        with StepClient(uid=uid, prelude=prelude) as client:
+            if not deaf:
+                assert client.execute(plan).result.killed_processes == 1
+                return
+            with pytest.raises(ScaleoutError) as caught:
+                client.execute(plan)
+    assert caught.value.code == "launch-failed"
+    assert "still lives" in caught.value.message

@@ -15,7 +15,7 @@ from scaleoutd.core.plan import OUTCOMES, Limits, ModelRules, StepResult, Task
 from scaleoutd.core.policy import Egress, EnvironmentRule
 from scaleoutd.errors import CODES, OutputError
 from scaleoutd.runner import egress
-from scaleoutd.runner.egress import filter_body, limit_counts, result_body
+from scaleoutd.runner.egress import MAX_NAMED, filter_body, limit_counts, result_body
 
 LIMITS = Limits(10, 10, 10**9, 64, 64, 10**6, 10**6, 10**6, 10**5, 10**6, 10**6)
 
@@ -103,6 +103,24 @@ def test_a_body_may_be_as_large_as_its_limit_and_no_larger() -> None:
     assert "at most" in refused(given, {"r": "x" * (room + 1)})
     # Bytes count, not characters.
     assert "at most" in refused(given, {"r": "é" * (room // 2 + 1)})
+
+
+@pytest.mark.parametrize("key", ["\x1b]0;owned\x07", "loss\n12:00:00 agent: sent", "a\u202eb", "a\x9b2J", "a\x00", "\u2066x"])
+@pytest.mark.parametrize("metrics", [("loss",), ("*",)], ids=["withheld", "let through"])
+def test_a_key_that_a_terminal_or_a_log_would_obey_is_refused(key: str, metrics: tuple[str, ...]) -> None:
+    with pytest.raises(OutputError) as caught:
+        filter_body(grant("validate", metrics=metrics), {"loss": 1.0, key: 1.0})
+    assert caught.value.code == "metrics-invalid"
+    assert caught.value.message.isprintable()
+    readable = filter_body(grant("validate", metrics=metrics), {"loss": 1.0, "Verlust je Straße / Ω": 1.0})
+    assert b"loss" in readable[0]
+
+
+def test_names_of_withheld_keys_are_a_few_and_not_a_way_out() -> None:
+    body, withheld = filter_body(grant("validate", metrics=("loss",)), {f"patient-{n:04}": 1.0 for n in range(1000)})
+    assert (body, len(withheld), withheld[-1]) == (b"{}", MAX_NAMED + 1, f"… and {1000 - MAX_NAMED} more")
+    few = {f"k{n:02}": 1.0 for n in range(MAX_NAMED)}
+    assert filter_body(grant("validate", metrics=("loss",)), few)[1] == tuple(few)
 
 
 def test_a_long_key_is_refused_although_it_would_be_withheld() -> None:

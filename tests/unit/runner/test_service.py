@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from scaleoutd.core.plan import SandboxPlan
 from scaleoutd.errors import LedgerError, PeerError, PolicyDeniedError, ScaleoutError
+from scaleoutd.ipc.channel import Channel, Hello
 from scaleoutd.ipc.doors import Open, Ready
 from scaleoutd.ipc.messages import (
     Append,
@@ -29,8 +31,11 @@ from scaleoutd.ipc.messages import (
     Stage,
     TaskOffer,
 )
+from scaleoutd.ipc.named import NamedServerDoor
+from scaleoutd.ipc.packets import Connection
 from scaleoutd.ipc.step import CancelStep
 from scaleoutd.runner import planner, receive
+from scaleoutd.runner.connections import MAX_CONNECTIONS
 from scaleoutd.runner.runs import run_name
 from tests.e2e.site import SEED
 from tests.living import below
@@ -472,6 +477,44 @@ def test_a_room_that_floods_with_connections_does_not_stop_another_s_task(bench:
     assert bench.complete("beside idle ones").task == "train"
     for agent in idle:
         agent.channel.close()
+
+
+def test_connections_without_end_take_neither_threads_nor_the_door(own: Bench) -> None:
+    """The unit has 64 tasks: one thread for each connection, without a bound, ended the whole room."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(str(own.folder / "sock"))
+    listening.listen(128)
+    door = NamedServerDoor(listening, {os.geteuid(): "agent"}, lambda status: None)
+    serving = threading.Thread(target=own.runner.serve, args=[door], daemon=True)
+    serving.start()
+    idle = [connected(own.folder / "sock") for _ in range(MAX_CONNECTIONS)]
+    for one in idle:  # each has its thread, which has said hello
+        one.receive(Hello, timeout_s=20).close()
+    late = connected(own.folder / "sock")
+    with pytest.raises(PeerError) as caught:
+        late.receive(Hello, timeout_s=20)
+    assert caught.value.code == "peer-closed"
+    assert any("are open" in line for line in own.log)
+    for one in idle:
+        one.close()
+    while True:  # control: as soon as there is a place, the next is served
+        agent = connected(own.folder / "sock")
+        try:
+            agent.receive(Hello, timeout_s=20).close()
+            break
+        except PeerError:
+            agent.close()
+    agent.close()
+    listening.shutdown(socket.SHUT_RDWR)
+    serving.join(20)
+    assert not serving.is_alive()
+    listening.close()
+
+
+def connected(path: Path) -> Channel:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.connect(str(path))
+    return Channel(Connection(sock), "runner")
 
 
 def test_settings_without_a_schema_in_the_policy_are_refused(tmp_path: Path) -> None:
