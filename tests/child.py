@@ -6,12 +6,13 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+
+from tests.processes import read_process
 
 
 def children_of(pid: int) -> list[int]:
-    """Of its main thread (proc(5))."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Of its main thread (proc(5)); none when it is gone."""
+    return [int(word) for word in read_process(pid, f"task/{pid}/children").split()]
 
 
 def end(process: subprocess.Popen[bytes], patience_s: float = 10) -> None:

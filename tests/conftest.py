@@ -9,10 +9,11 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# No folder of examples: the checkout may belong to another user than the one who runs the tests.
-settings.register_profile("scaleoutd", database=None)
+# No folder of examples: the checkout may belong to another user than the one who runs the tests.  No deadline of 200 ms for each
+# example and no health check of how fast they come: both judge what else the machine does.
+settings.register_profile("scaleoutd", database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("scaleoutd")
 
 # A shell starts what runs in the background with SIGINT ignored, and every process that a test interrupts would inherit that.

@@ -133,7 +133,7 @@ class StepClient:
         )
         theirs.close()
         self.channel = Channel(Connection(ours), "step")
-        self.hello = self.channel.greet("runner")
+        self.hello = self.channel.greet("runner", timeout_s=60)
 
     def __enter__(self) -> StepClient:
         return self
@@ -144,13 +144,13 @@ class StepClient:
     def close(self) -> int:
         """Ends the connection and waits for the launcher's end."""
         self.channel.close()
-        return self.process.wait(30)
+        return self.process.wait(120)
 
     def start(self, plan: SandboxPlan, log_fd: int, terminal_fd: int | None = None) -> int:
         """Begins an execution; the pid of the run's pid 1."""
         descriptors = [log_fd] if terminal_fd is None else [log_fd, terminal_fd]
         self.channel.tell(Execute(plan, terminal=terminal_fd is not None), descriptors)
-        return self.channel.expect(Started, timeout_s=30).pid
+        return self.channel.expect(Started, timeout_s=120).pid
 
     def finish(self, timeout_s: float = 120) -> StepResult:
         return self.channel.expect(Ended, timeout_s=timeout_s).result
@@ -178,7 +178,7 @@ class StepClient:
     def probe(self, plan: SandboxPlan) -> Probed:
         return self.channel.ask(Probe(plan), Probed, timeout_s=120)
 
-    def refused(self, timeout_s: float = 30) -> Refused:
+    def refused(self, timeout_s: float = 120) -> Refused:
         return self.channel.expect(Refused, timeout_s=timeout_s)
 
 

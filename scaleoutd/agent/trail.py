@@ -87,6 +87,7 @@ class Trail:
             self._stop.wait(LINGER_S)
             self._wake.clear()
             self._flush()
+        self._flush()  # what was noted while the last batch was written, or before this thread came to run
 
     def _flush(self) -> None:
         try:

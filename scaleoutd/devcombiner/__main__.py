@@ -76,6 +76,7 @@ def _serve(combiner: DevCombiner, options: argparse.Namespace) -> None:
         for line in sys.stdin:
             if line.strip():
                 speaker.say(console.answer(line))
+                console.go_on()
     except _Ended:
         return
 
@@ -114,6 +115,12 @@ class Console:
     def __init__(self, combiner: DevCombiner, speaker: Speaker) -> None:
         self._combiner = combiner
         self._speaker = speaker
+        self._later: list[threading.Thread] = []
+
+    def go_on(self) -> None:
+        """Starts what tells of the end of a session; its line may not come before the answer that the session has begun."""
+        while self._later:
+            self._later.pop().start()
 
     def answer(self, line: str) -> Json:
         """`{"ok": true, ...}` or `{"ok": false, "code": ..., "message": ...}`."""
@@ -166,7 +173,7 @@ class Console:
             client_settings=command.get("client_settings"),
         )
         longest_s = (2 * command["rounds"] + 1) * command["round_timeout_s"]
-        threading.Thread(target=self._tell_end, args=(longest_s,), daemon=True).start()
+        self._later.append(threading.Thread(target=self._tell_end, args=(longest_s,), daemon=True))
         return {"session_id": session.session_id}
 
     def _tell_end(self, longest_s: float) -> None:

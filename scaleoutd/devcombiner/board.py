@@ -10,12 +10,14 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
 from scaleoutd.devcombiner.records import STOPPING, ClientSession, Offer, RestCall, UpdateRecord, ValidationRecord
 from scaleoutd.errors import FormatError
 from scaleoutd.proto import edge_pb2 as edge
+
+Record = TypeVar("Record", UpdateRecord, ValidationRecord)
 
 
 class Board:
@@ -193,6 +195,11 @@ class Board:
             self.validations.append(record)
             self._changed.notify_all()
             return record
+
+    def counted(self, records: list[Record], correlation_ids: Collection[str]) -> list[Record]:
+        """Those of these tasks that count.  Under the lock: an offer shows its result a moment before the list has it."""
+        with self._changed:
+            return [record for record in records if record.counted and record.correlation_id in correlation_ids]
 
     def _counts(self, correlation_id: str, at_s: float) -> bool:
         """Whether this is the first result of its task, which it is from now on."""

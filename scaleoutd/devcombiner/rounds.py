@@ -116,9 +116,8 @@ class Session:
         self._await_results(offers)
         record.train_timings = _timings(offers)
         correlation_ids = {offer.correlation_id for offer in offers}
-        for update in list(self.board.updates):
-            if update.counted and update.correlation_id in correlation_ids:
-                record.updates[update.client_id] = update
+        for update in self.board.counted(self.board.updates, correlation_ids):
+            record.updates[update.client_id] = update
         for offer in offers:
             if offer.client_id not in record.updates:
                 record.failed[offer.client_id] = _why(offer)
@@ -147,9 +146,8 @@ class Session:
         self._await_results(offers)
         record.validate_timings = _timings(offers)
         correlation_ids = {offer.correlation_id for offer in offers}
-        for validation in list(self.board.validations):
-            if validation.counted and validation.correlation_id in correlation_ids:
-                record.validations[validation.client_id] = validation.metrics
+        for validation in self.board.counted(self.board.validations, correlation_ids):
+            record.validations[validation.client_id] = validation.metrics
 
     def _offer_all(self, record: RoundRecord, task_type: str, model_id: str, data: str) -> list[Offer]:
         return [

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -184,7 +185,7 @@ class Arena:
         (project / "train.py").write_text(SECRET)
         (project / "train.py").chmod(0o666)
         path_socket = str(self.folder / "room.sock")
-        abstract = f"scaleoutd-attack-{os.getpid()}-{self.mode}"
+        abstract = f"scaleoutd-attack-{secrets.token_hex(8)}-{self.mode}"
         for family, address in (
             (socket.AF_UNIX, path_socket),
             (socket.AF_UNIX, "\0" + abstract),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 import subprocess
 import time
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ class Place:
 
 @pytest.fixture(params=MODES)
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    folder = Path("/tmp") / f"scaleoutd-limits-{os.getpid()}-{time.monotonic_ns()}"
+    folder = Path("/tmp") / f"scaleoutd-limits-{secrets.token_hex(8)}"
     folder.mkdir(mode=0o755)
     found = Place(request.param, folder)
     yield found

@@ -17,6 +17,7 @@ import pytest
 from scaleoutd.core.plan import GateRules, ModelRules
 from scaleoutd.errors import ScaleoutError
 from tests.attack.arena import USER
+from tests.processes import processes
 from tests.step_client import MIB, PYTHON, StepClient, plan_for
 from tests.unit.step.models import npy, npz
 
@@ -124,14 +125,7 @@ def test_output_is_not_replaced_while_it_is_collected(place: tuple[StepClient, P
 
 
 def _alive(marker: str) -> list[int]:
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            if name.isdigit() and marker.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
-                found.append(int(name))
-        except OSError:
-            continue
-    return [pid for pid in found if pid != os.getpid()]
+    return [item.pid for item in processes() if item.lives and marker in item.command and item.pid != os.getpid()]
 
 
 DAEMON = """

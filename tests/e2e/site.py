@@ -32,6 +32,7 @@ from scaleoutd.devcombiner.records import TRAIN as TRAIN_TASK
 from scaleoutd.devcombiner.records import VALIDATE as VALIDATE_TASK
 from scaleoutd.devcombiner.records import Offer
 from scaleoutd.devcombiner.server import DevCombiner
+from tests.processes import processes
 
 YEAR_MS = 365 * 24 * 3600 * 1000
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,20 +191,13 @@ class NodeProcess:
     def children(self) -> dict[str, int]:
         """Room → pid of the children of this node, from /proc."""
         found: dict[str, int] = {}
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                status = (entry / "stat").read_text().rpartition(")")[2].split()
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-            except OSError:
-                continue
-            if int(status[1]) == self.process.pid:
+        for item in processes():
+            if item.parent == self.process.pid:
                 for room in ("agent", "runner", "ledger"):
-                    if f"scaleoutd.{room}.__main__" in command:
-                        found[room] = int(entry.name)
-                if "scaleoutd.step.template" in command:
-                    found["step"] = int(entry.name)
+                    if f"scaleoutd.{room}.__main__" in item.command:
+                        found[room] = item.pid
+                if "scaleoutd.step.template" in item.command:
+                    found["step"] = item.pid
         return found
 
     def stop(self, timeout_s: float = 20) -> int:
@@ -220,27 +214,19 @@ class NodeProcess:
 
 
 def trail(state: Path) -> list[dict[str, Any]]:
-    """Every event of a node's trail, as JSON objects in order."""
-    events = []
-    for segment in sorted((state / "audit").glob("*.jsonl")):
-        events += [json.loads(line) for line in segment.read_text().splitlines()]
-    return events
+    """Every event of a node's trail, as JSON objects in order.
+
+    It may be written meanwhile: a last line without its end is left out.
+    """
+    segments = sorted((state / "audit").glob("*.jsonl"))
+    lines = (line for segment in segments for line in segment.read_bytes().splitlines(keepends=True))
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 def events(state: Path, *names: str) -> list[dict[str, Any]]:
-    """What the rooms sent for the events of these types, in order, with `type` added; all without names.
-
-    Reads a trail that is being written: a last line without its end is left out.
-    """
-    found = []
-    for segment in sorted((state / "audit").glob("*.jsonl")):
-        for line in segment.read_text().splitlines(keepends=True):
-            if not line.endswith("\n"):
-                continue
-            event = json.loads(line)
-            if not names or event["metadata"]["event_code"] in names:
-                found.append({**event["unmapped"]["event"], "type": event["metadata"]["event_code"]})
-    return found
+    """What the rooms sent for the events of these types, in order, with `type` added; all without names."""
+    of_type = [event for event in trail(state) if not names or event["metadata"]["event_code"] in names]
+    return [{**event["unmapped"]["event"], "type": event["metadata"]["event_code"]} for event in of_type]
 
 
 def wait_until(predicate: Callable[[], Any], timeout_s: float, what: Callable[[], str]) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import threading
@@ -95,7 +96,7 @@ class Listening:
     """A TCP port, a socket with a name in the file system and one with an abstract name, all of which accept."""
 
     def __init__(self, folder: Path) -> None:
-        self.name = f"scaleoutd-test-{os.getpid()}"
+        self.name = f"scaleoutd-test-{secrets.token_hex(8)}"
         self.path = str(folder / "listening.sock")
         self._ends = [socket.socket(family, socket.SOCK_STREAM) for family in (socket.AF_INET, socket.AF_UNIX, socket.AF_UNIX)]
         for end, address in zip(self._ends, (("127.0.0.1", 0), self.path, f"\0{self.name}"), strict=True):

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +19,8 @@ from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.server import DevCombiner
 from scaleoutd.runner.runs import run_name
 from tests.e2e.site import Site, wait_until
+from tests.living import below, files_below
+from tests.processes import descendants
 
 MIB = 1024**2
 LIMITS = {
@@ -170,53 +171,27 @@ def test_a_model_above_the_limit_is_not_received(site: Site) -> None:
 
 
 def test_no_process_outlives_its_step(site: Site) -> None:
-    before = _processes()
+    before = descendants(os.getpid())
     offer = attack(site, "survivor")
     assert offer.status == "COMPLETED"
     assert ended(site, offer.correlation_id)["killed_processes"] >= 1
     # A spare launcher may have come; a process that sleeps in train.py must be gone.
-    left = [command for pid, command in _processes().items() if pid not in before and b"train.py" in command]
+    left = [command for pid, command in descendants(os.getpid()).items() if pid not in before and "train.py" in command]
     assert not left
 
 
 def test_control_the_step_is_seen_while_it_lives(site: Site) -> None:
     correlation_id = site.offer(client_settings={"attack": "sleep"})
-    deadline = time.monotonic() + 10
-    while not any(b"train.py" in command for command in _processes().values()):
+    deadline = time.monotonic() + 60
+    while not any("train.py" in command for command in descendants(os.getpid()).values()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert site.wait(correlation_id).status == "FAILED"
-    assert not any(b"train.py" in command for command in _processes().values())
+    assert not any("train.py" in command for command in descendants(os.getpid()).values())
 
 
 def test_scratch_and_tmp_are_empty_for_the_next_run(site: Site) -> None:
     attack(site, "many files")
     goes_on(site)
     scratch = site.state / "runner" / "scratch"  # emptied when the result is out
-    wait_until(lambda: not [path for path in scratch.rglob("*") if path.is_file()], 10, lambda: str(list(scratch.rglob("*"))))
-
-
-def _processes() -> dict[int, bytes]:
-    """Command lines by pid, of this test's site only: others run tests on this machine too."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                found[int(entry.name)] = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-    return {pid: command for pid, command in found.items() if _is_ours(pid)}
-
-
-def _is_ours(pid: int) -> bool:
-    """A descendant of this process, through whoever took it over."""
-    seen = 0
-    while pid > 0 and seen < 64:  # in a pid namespace of its own this process may be number 1
-        if pid == os.getpid():
-            return True
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            return False
-        seen += 1
-    return False
+    wait_until(lambda: not [*files_below(scratch)], 60, lambda: str([*below(scratch)]))

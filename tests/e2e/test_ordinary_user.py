@@ -23,6 +23,7 @@ import pytest
 from scaleoutd.devcombiner.server import DevCombiner
 from tests.attack.arena import USER
 from tests.e2e.site import Site, wait_until
+from tests.processes import descendants, process, processes
 from tests.step_client import readable_copy
 
 ROOT = os.geteuid() == 0
@@ -89,23 +90,7 @@ class Node:
 
     def descendants(self) -> dict[int, str]:
         """Pid → command line of everything below the node."""
-        parents = {}
-        for entry in Path("/proc").iterdir():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (ValueError, OSError):
-                continue
-        found: dict[int, str] = {}
-        while more := {pid for pid, parent in parents.items() if parent in {self.process.process.pid, *found}} - set(found):
-            found.update({pid: _command(pid) for pid in more})
-        return found
-
-
-def _command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-    except OSError:
-        return "ended"
+        return descendants(self.process.process.pid)
 
 
 def _has_own_user_namespace(pid: int) -> bool:
@@ -152,10 +137,9 @@ def test_ctrl_c_in_a_step_leaves_no_process_no_folder_and_the_task_for_the_next_
             assert any("train.py" in command for command in before.values()), "control: the step runs"
             node.process.process.send_signal(signal.SIGINT)
             assert node.process.process.wait(20) == 130
-            assert [(pid, before[pid]) for pid in before if os.path.exists(f"/proc/{pid}")] == []
+            assert [(pid, before[pid]) for pid in before if process(pid) is not None] == []
             if ROOT:
-                alive = [pid for pid in os.listdir("/proc") if pid.isdigit() and _is_the_user_s(int(pid))]
-                assert [(pid, _command(int(pid))) for pid in alive] == []
+                assert [item for item in processes() if _is_the_user_s(item.pid)] == []
             assert os.listdir(user.home / "tmp") == []
             assert os.listdir(site.state / "runner" / "in") == []
             assert [path for slot in (site.state / "runner" / "scratch").iterdir() for path in slot.iterdir()] == []

@@ -78,7 +78,7 @@ class FakeRunner:
     def go(self, stage: str) -> None:
         self._holds.pop(stage).set()
 
-    def wait_for(self, stage: str, timeout_s: float = 20.0, times: int = 1) -> None:
+    def wait_for(self, stage: str, timeout_s: float = 60.0, times: int = 1) -> None:
         with self._changed:
             assert self._changed.wait_for(lambda: self.reached.count(stage) >= times, timeout_s), (stage, self.reached)
 

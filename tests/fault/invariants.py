@@ -16,14 +16,16 @@ from typing import Any
 
 from scaleoutd.cli.audit import verify_folder
 from tests.e2e.site import events
-from tests.fault.node import FaultSite, descendants, wait_for
+from tests.fault.node import FaultSite, wait_for
+from tests.living import below
+from tests.processes import descendants
 
 
 def leftovers(state: Path) -> list[str]:
     """What lies in the folders of tasks that are under way."""
     runner, spool = state / "runner", state / "agent" / "spool"
     found = [str(path) for folder in (runner / "in", runner / "outbox") for path in folder.iterdir()]
-    found += [str(path) for slot in (runner / "scratch").iterdir() for path in slot.iterdir()]
+    found += [str(path) for path in below(runner / "scratch") if path.parent.parent == runner / "scratch"]  # below a slot
     return found + [str(path) for path in spool.iterdir() if path.name != "finished"]
 
 
@@ -76,7 +78,7 @@ def check_stopped(site: FaultSite) -> None:
 
 def check_no_survivor() -> None:
     """No process of any node is left: this process is the reaper of all that came from it (conftest.py)."""
-    wait_for(lambda: not descendants(os.getpid()), lambda: descendants(os.getpid()), 15)
+    wait_for(lambda: not descendants(os.getpid()), lambda: descendants(os.getpid()))
 
 
 def _types(site: FaultSite, correlation_id: str) -> Counter[str]:

@@ -20,6 +20,8 @@ from scaleoutd.devcombiner.npz import flat, write_npz
 from scaleoutd.devcombiner.server import DevCombiner
 from scaleoutd.runner.runs import run_name
 from tests.e2e.site import NodeProcess, Site, events
+from tests.living import files_below
+from tests.processes import is_alive, processes
 
 NAME = "ward-7"
 SMALL = write_npz({"0": flat("f8", (3,), [1.0, 2.0, 3.0])})
@@ -34,16 +36,17 @@ if os.path.exists(os.environ["SCALEOUTD_DATA_GATE"] + "/hold"):
     while os.path.exists(os.environ["SCALEOUTD_DATA_GATE"] + "/hold"):
         time.sleep(0.01)
 """
-WAIT_S = 30.0
+WAIT_S = 90.0
 
 
-def wait_for(predicate: Callable[[], Any], what: Callable[[], object], timeout_s: float = WAIT_S) -> None:
-    """Returns when `predicate` holds; for what shows in files and in /proc only."""
+def wait_for(predicate: Callable[[], Any], what: Callable[[], object], timeout_s: float = WAIT_S) -> Any:
+    """The first true value of `predicate`; for what shows in files and in /proc only."""
     deadline = time.monotonic() + timeout_s
-    while not predicate():
+    while not (found := predicate()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what()}")
         time.sleep(0.005)
+    return found
 
 
 class HeldCombiner(DevCombiner):
@@ -139,14 +142,14 @@ class FaultNode(NodeProcess):
 
     def launchers(self) -> list[int]:
         """Step instances, the spare included: what a template has forked, also one that is dead."""
-        alive = {pid: (parent, command) for pid, parent, command in processes()}
-        of_step = {pid for pid, (_, command) in alive.items() if "scaleoutd.step" in command}
-        templates = set(self.templates())
-        return [pid for pid in of_step - templates if alive[pid][0] in templates or alive[pid][0] not in of_step]
+        of_step = {item.pid: item.parent for item in processes() if item.lives and "scaleoutd.step" in item.command}
+        templates = {pid for pid, parent in of_step.items() if parent == self.process.pid}
+        return [pid for pid, parent in of_step.items() if pid not in templates and (parent in templates or parent not in of_step)]
 
     def templates(self) -> list[int]:
         """What forks the step instances."""
-        return [pid for pid, parent, command in processes() if parent == self.process.pid and "scaleoutd.step" in command]
+        found = (item for item in processes() if item.lives and item.parent == self.process.pid)
+        return [item.pid for item in found if "scaleoutd.step" in item.command]
 
     def _pids(self, victim: str) -> list[int]:
         if victim == "parent":
@@ -157,8 +160,8 @@ class FaultNode(NodeProcess):
 
     def kill(self, victim: str) -> None:
         """kill -9: a room, each step instance (`step`), what forks them (`template`), or the parent; returns when it is dead."""
-        wait_for(lambda: self._pids(victim), lambda: f"there is no {victim} to kill\n{self.text}")  # it may be on its way back
-        pids = self._pids(victim)
+        # It may be on its way back.
+        pids = wait_for(lambda: self._pids(victim), lambda: f"there is no {victim} to kill\n{self.text}")
         for pid in pids:
             with suppress(ProcessLookupError):  # an instance ends by itself, too
                 os.kill(pid, signal.SIGKILL)
@@ -174,37 +177,6 @@ class FaultNode(NodeProcess):
         self._reader.join(15)
         if self.process.stdout is not None and not self._reader.is_alive():
             self.process.stdout.close()
-
-
-def processes() -> Iterator[tuple[int, int, str]]:
-    """(pid, parent, command line) of every process that is no zombie."""
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-            command = (entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
-        except OSError:
-            continue
-        if state != "Z":
-            yield int(entry.name), int(parent), command
-
-
-def is_alive(pid: int) -> bool:
-    return any(found == pid for found, _, _ in processes())
-
-
-def descendants(of: int) -> dict[int, str]:
-    """Every process below `of`, with its command line."""
-    parents = {pid: (parent, command) for pid, parent, command in processes()}
-    found: dict[int, str] = {}
-    for pid, (_, command) in parents.items():
-        above = pid
-        while above in parents and above != of:
-            above = parents[above][0]
-        if above == of and pid != of:
-            found[pid] = command
-    return found
 
 
 class FaultSite(Site):
@@ -332,8 +304,9 @@ class PrivateSite(FaultSite):
         folder = self.state / name
         ballast = folder / "ballast"
         with ExitStack() as held, open(ballast, "wb", buffering=0) as file:
-            for path in [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]:
-                held.enter_context(open(path, "rb"))  # what is held open keeps its blocks when it is unlinked
+            for path in files_below(folder):
+                with suppress(FileNotFoundError):
+                    held.enter_context(open(path, "rb"))  # what is held open keeps its blocks when it is unlinked
             for size in (1 << 20, 4096, 1):
                 try:
                     while file.write(b"\0" * size):

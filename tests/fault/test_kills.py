@@ -11,7 +11,8 @@ from __future__ import annotations
 import pytest
 
 from tests.fault.invariants import check_attempts, check_node, check_task
-from tests.fault.node import LARGE, FaultSite, is_alive
+from tests.fault.node import LARGE, FaultSite
+from tests.processes import is_alive
 
 # The step is running: held by its data set.
 EXECUTE = "step.running"

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import stat
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class Place:
 
 @pytest.fixture
 def place() -> Iterator[Callable[..., Place]]:
-    folder = Path("/tmp") / f"scaleoutd-devices-{os.getpid()}-{time.monotonic_ns()}"
+    folder = Path("/tmp") / f"scaleoutd-devices-{secrets.token_hex(8)}"
     folder.mkdir(mode=0o755)
     made: list[Place] = []
 

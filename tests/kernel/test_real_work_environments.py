@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,8 +35,8 @@ print(json.dumps({**told, "threads": os.environ["OMP_NUM_THREADS"]}))
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    folder = Path("/tmp") / f"scaleoutd-environment-{os.getpid()}"
-    folder.mkdir(mode=0o755)
+    folder = Path(tempfile.mkdtemp(dir="/tmp", prefix="scaleoutd-environment-"))
+    folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -191,7 +191,7 @@ def test_attacks_of_a_step_fail_but_for_what_was_told_to_be_open(host: Host, pro
     for name in names:
         (own / name).write_text("secret")
         (own / name).chmod(0o600)
-    abstract = f"scaleoutd-none-{os.getpid()}"
+    abstract = f"scaleoutd-none-{secrets.token_hex(8)}"
     with listening(own / "socket", abstract) as port:
         paths = {name: str(own / name) for name in ("token", "policy", "key")}
         targets: dict[str, Any] = {

@@ -20,6 +20,7 @@ from scaleoutd.devcombiner.records import VALIDATE as VALIDATE_TASK
 from scaleoutd.devcombiner.records import Offer
 from scaleoutd.devcombiner.server import DevCombiner
 from tests.e2e.site import ROOT, SEED, Project
+from tests.processes import descendants, read_process
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 TASKS = {"train": TRAIN_TASK, "validate": VALIDATE_TASK}
@@ -134,21 +135,7 @@ class Person:
 
     def processes(self) -> list[int]:
         """Pids of everything below this node."""
-        parents: dict[int, int] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                except OSError:
-                    continue
-        return [pid for pid in parents if self._is_below(pid, parents)]
-
-    def _is_below(self, pid: int, parents: dict[int, int]) -> bool:
-        while pid > 1:
-            pid = parents.get(pid, 0)
-            if pid == self._pid:
-                return True
-        return False
+        return list(descendants(self._pid))
 
     def press_ctrl_c(self) -> None:
         """The byte that the key sends; the terminal's line discipline makes SIGINT of it."""
@@ -213,11 +200,3 @@ class Person:
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
-
-
-def read_process(pid: int, what: str) -> bytes:
-    """A file of /proc/<pid>; nothing when it is gone, or no affair of this user."""
-    try:
-        return Path(f"/proc/{pid}/{what}").read_bytes()
-    except OSError:
-        return b""

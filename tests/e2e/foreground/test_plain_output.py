@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from scaleoutd.devcombiner.server import DevCombiner
-from tests.e2e.foreground.person import Person, read_process
+from tests.e2e.foreground.person import Person
+from tests.processes import read_process
 
 # Not flushed: a step has no buffer between it and the person.
 FIRST = 'print("first line")\nsys.stderr.write("second line\\n")\nimport time; time.sleep(300)'

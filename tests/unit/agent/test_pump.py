@@ -17,7 +17,7 @@ import pytest
 from scaleoutd.agent.pump import Pump
 from scaleoutd.agent.tls import PeerFacts, Tls, TlsFiles
 from scaleoutd.devcombiner.ca import CertificateAuthority
-from tests.unit.agent.server import TlsServer, server_context
+from tests.unit.agent.server import TlsServer, refusing_port, server_context
 
 
 class Pki:
@@ -46,7 +46,7 @@ def send_back(connection: socket.socket) -> None:
 
 def connect(pump: Pump) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
-    sock.settimeout(10)
+    sock.settimeout(60)
     sock.connect(pump.target.removeprefix("unix:"))
     return sock
 
@@ -110,7 +110,8 @@ def test_a_slow_reader_stops_the_server_and_not_the_memory(pki: Pki) -> None:
             with connect(pump) as sock:
                 sock.recv(1)
                 for thread in server._threads:
-                    thread.join(10)
+                    thread.join(60)
+                    assert not thread.is_alive()
                 assert sum(sent) < 32 * 1024 * 1024
         finally:
             pump.close()
@@ -121,10 +122,10 @@ def test_another_process_of_the_same_user_is_turned_away(pki: Pki, echo: TlsServ
     try:
         path = pump.target.removeprefix("unix:")
         script = (
-            "import socket, sys; s = socket.socket(socket.AF_UNIX); s.settimeout(5); s.connect(sys.argv[1])\n"
+            "import socket, sys; s = socket.socket(socket.AF_UNIX); s.settimeout(60); s.connect(sys.argv[1])\n"
             "try:\n    s.sendall(b'x'); print(repr(s.recv(1)))\nexcept OSError as exc:\n    print(type(exc).__name__)"
         )
-        result = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, timeout=20)
+        result = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, timeout=120)
         assert result.stdout.strip() in ("b''", "BrokenPipeError", "ConnectionResetError")
         assert echo.accepted == 0
         with connect(pump) as control:
@@ -157,12 +158,8 @@ def test_the_cause_is_there_before_the_end(pki: Pki, tmp_path: Path, case: str) 
         "wrong ALPN": (server_context(pki.server, alpn="http/1.1"), pki.tls, "tls-failed"),
         "silent end": (server_context(pki.server, alpn="h2"), pki.tls, "client-certificate-refused"),
     }[case]
-    with TlsServer(context, lambda connection: None) as server:
-        port = server.port
-        if case == "refused port":
-            with socket.create_server(("127.0.0.1", 0)) as closed:
-                port = closed.getsockname()[1]
-        pump = Pump(tls, "localhost", port)
+    with TlsServer(context, lambda connection: None) as server, refusing_port() as closed:
+        pump = Pump(tls, "localhost", closed if case == "refused port" else server.port)
         try:
             assert ended(pump) == code
         finally:

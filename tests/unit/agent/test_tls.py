@@ -13,7 +13,7 @@ import pytest
 from scaleoutd.agent.tls import Tls, TlsFiles, early_end_error, peer_facts
 from scaleoutd.devcombiner.ca import CertificateAuthority, CertifiedKey
 from scaleoutd.errors import ConfigError, CredentialError, ScaleoutError
-from tests.unit.agent.server import TlsServer, server_context
+from tests.unit.agent.server import TlsServer, refusing_port, server_context
 
 
 class Pki:
@@ -34,7 +34,7 @@ def pki(tmp_path: Path) -> Pki:
 
 
 def dial(tls: Tls, port: int, host: str = "localhost") -> ssl.SSLSocket:
-    return tls.dial(host, port, "http/1.1", 5.0)
+    return tls.dial(host, port, "http/1.1", 60.0)
 
 
 def refusal(tls: Tls, port: int, host: str = "localhost") -> ScaleoutError:
@@ -90,9 +90,8 @@ def test_a_server_that_hangs_up_in_the_handshake(pki: Pki) -> None:
 
 
 def test_nobody_listens(pki: Pki) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert refusal(Tls(pki.files()), port).code == "transport-failed"
+    with refusing_port() as port:
+        assert refusal(Tls(pki.files()), port).code == "transport-failed"
 
 
 @pytest.mark.parametrize("kind", ["none", "other CA", "expired"])

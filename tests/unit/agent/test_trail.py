@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 import time
+from typing import Any
 
 import pytest
 
 from scaleoutd.agent.log import open_log
 from scaleoutd.agent.trail import Trail
 from scaleoutd.errors import LedgerError
+from scaleoutd.ipc.messages import Recorded
 from tests.fakes.ledger import FakeLedger
 
 
@@ -21,13 +24,14 @@ def make() -> tuple[Trail, FakeLedger, io.StringIO]:
 
 
 def wait_for(ledger: FakeLedger, count: int) -> None:
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while len(ledger.events) < count:
         assert time.monotonic() < deadline_s, ledger.types()
         time.sleep(0.01)
 
 
-def test_notes_go_along_with_the_next_act_in_one_barrier() -> None:
+def test_notes_go_along_with_the_next_act_in_one_barrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scaleoutd.agent.trail.LINGER_S", 3600.0)  # they do not go out by themselves
     trail, ledger, _ = make()
     trail.note("task-received", correlation_id="c", task="train")
     trail.note("model-downloaded", model_id="m", size_bytes=1)
@@ -69,15 +73,35 @@ def test_what_is_noted_while_the_ledger_is_away_comes_later_in_order() -> None:
     assert codes[0] == "ledger-unavailable"
 
 
+def test_what_is_noted_while_a_batch_is_written_is_not_lost_by_a_close() -> None:
+    class Slow(FakeLedger):
+        def record_all(self, events: Any, beside: Any = lambda: None) -> Recorded:
+            recorded = super().record_all(events, beside)
+            writing.set()
+            assert noted.wait(60)
+            return recorded
+
+    writing, noted = threading.Event(), threading.Event()
+    ledger = Slow("agent")
+    trail = Trail(ledger, open_log(io.StringIO(), "json"))
+    trail.note("token-refreshed")
+    assert writing.wait(60)
+    trail.note("agent-stopped", reason="stopped")
+    trail._stop.set()
+    noted.set()
+    trail.close(60)
+    assert ledger.types() == ["token-refreshed", "agent-stopped"]
+
+
 def test_close_writes_what_waits_and_says_what_it_could_not() -> None:
     trail, ledger, output = make()
     trail.note("agent-stopped", reason="stopped")
-    trail.close()
+    trail.close(60)
     assert ledger.types() == ["agent-stopped"]
     trail, ledger, output = make()
     ledger.fail_next(1000)
     trail.note("agent-stopped", reason="stopped")
-    trail.close()
+    trail.close(60)
     assert "could not be recorded" in output.getvalue()
 
 

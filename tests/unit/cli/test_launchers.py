@@ -18,6 +18,7 @@ from scaleoutd.cli.launchers import Launchers
 from scaleoutd.errors import PeerError
 from scaleoutd.ipc.channel import Channel
 from tests.child import children_of
+from tests.processes import descriptors_of, is_alive
 from tests.step_client import PROJECT, forked
 
 
@@ -35,24 +36,12 @@ class Own(Launchers):
         return [pid for template in self.templates for pid in children_of(template)]
 
 
-def eventually(condition: object, timeout_s: float = 10) -> None:
+def eventually(condition: object, timeout_s: float = 60) -> None:
     assert callable(condition)
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not come true"
         time.sleep(0.01)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def descriptors_of(pid: int) -> dict[int, str]:
-    """Asks as root: the processes are not dumpable."""
-    return {int(entry.name): os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
 
 
 @pytest.fixture
@@ -90,7 +79,7 @@ def test_the_end_of_a_connection_is_seen_at_once_and_ends_only_its_launcher(own:
     assert not second.connection.wait(0)
     # A launcher that is killed hangs up: nobody else, the template least of all, holds its end.
     os.kill(two, signal.SIGKILL)
-    assert second.connection.wait(10)
+    assert second.connection.wait(60)
     with pytest.raises(PeerError, match="closed"):
         second.connection.receive(0)
     second.close()
@@ -150,7 +139,7 @@ def test_stop_ends_template_and_launchers_also_those_that_do_not_end_by_themselv
 def test_launchers_of_a_killed_parent_end_with_their_connections() -> None:
     program = (
         "import sys, time; from tests.unit.cli.test_launchers import Own; own = Own(); kept = own.connect();"
-        "print(own.templates[0], own.children()[0], flush=True); time.sleep(60)"
+        "print(own.templates[0], own.children()[0], flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None

@@ -120,15 +120,15 @@ def asked(door: Door) -> Iterator[object]:
 
     def ask() -> None:
         try:
-            answer.append(door.client.ask_to_sign(5))
+            answer.append(door.client.ask_to_sign(60))
         except PeerError as exc:
             answer.append(exc)
 
     thread = threading.Thread(target=ask)
     thread.start()
-    door._room.asks.connection.wait(5)  # type: ignore[union-attr]
+    door._room.asks.connection.wait(60)  # type: ignore[union-attr]
     door.serve()
-    thread.join(5)
+    thread.join(60)
     yield from answer
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import descendants
 from tests.unit.cli.test_status import Person
 
 
@@ -27,7 +28,7 @@ def by_pipe(person: Person, script: str) -> tuple[int, str, str]:
 
     run = subprocess.run(
         [*person.command, "run", "train", "--in", "seed.npz", "--shell"],
-        cwd=person.project, env=person.environment, input=script, capture_output=True, text=True, timeout=60,
+        cwd=person.project, env=person.environment, input=script, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     return run.returncode, run.stdout, run.stderr
 
@@ -83,7 +84,7 @@ class Terminal:
             os.execve(command[0], command, {**person.environment, "TERM": "xterm"})
         self.text = ""
 
-    def until(self, word: str, timeout_s: float = 30.0) -> str:
+    def until(self, word: str, timeout_s: float = 60.0) -> str:
         deadline = time.monotonic() + timeout_s
         while word not in self.text:
             assert time.monotonic() < deadline, self.text
@@ -91,6 +92,12 @@ class Terminal:
                 self.text += os.read(self.fd, 4096).decode("utf-8", "replace")
         found, _, self.text = self.text.partition(word)
         return found + word
+
+    def wait_process(self, command: str, timeout_s: float = 60.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while command not in descendants(self.pid).values():
+            assert time.monotonic() < deadline, descendants(self.pid)
+            time.sleep(0.01)
 
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
@@ -118,7 +125,7 @@ def test_in_a_terminal_there_is_a_prompt_and_ctrl_c_stops_what_runs_and_not_the_
     terminal.type("echo begin''s; sleep 50; echo not-''reached\n")
     terminal.until("begins")
     terminal.until("\n")
-    time.sleep(0.3)  # until sleep(1) is in the foreground: nothing says so
+    terminal.wait_process("sleep 50 ")  # the shell makes it the foreground before it is executed
     terminal.type("\x03")
     terminal.type("echo still-''here; exit 4\n")
     assert "not-reached" not in terminal.until("still-here")

@@ -143,7 +143,7 @@ def test_nothing_is_written_by_looking(person: Person) -> None:
 def running(person: Person) -> Iterator[subprocess.Popen[str]]:
     """A node whose step waits until its parent ends it."""
     text = (person.project / "train.py").read_text()
-    (person.project / "train.py").write_text("print('here', flush=True)\nimport time\ntime.sleep(60)\n")
+    (person.project / "train.py").write_text("print('here', flush=True)\nimport time\ntime.sleep(600)\n")
     command = [*person.command, "run", "train", "--in", "seed.npz"]
     process = subprocess.Popen(command, cwd=person.project, env=person.environment, stderr=subprocess.PIPE, text=True)
     assert process.stderr
@@ -153,7 +153,7 @@ def running(person: Person) -> Iterator[subprocess.Popen[str]]:
     yield process
     process.send_signal(signal.SIGINT)
     process.stderr.close()
-    process.wait(30)
+    process.wait(60)
     (person.project / "train.py").write_text(text)
 
 
@@ -237,7 +237,7 @@ def test_follow_prints_what_comes_until_it_is_interrupted(tmp_path: Path) -> Non
     client.record("computed", run="after")
     assert "run=after" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(60) == 130
     process.stdout.close()
     ledger.stop()
 

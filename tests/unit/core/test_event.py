@@ -98,7 +98,7 @@ def test_the_largest_body_of_hostile_texts_still_fits_and_keeps_its_digests() ->
     assert event.parse(line).body["policy_sha256"] == body["policy_sha256"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=3000), st.lists(st.text(max_size=300), max_size=80))
 def test_no_text_breaks_the_line(message: str, keys: list[str]) -> None:
     body = {"run": "r", "code": "c", "message": message, "hint": message[::-1], "stage": "s", "note": message[:50]}

@@ -123,7 +123,7 @@ def test_reports_move_a_task_and_a_stop_is_repeated_until_done(combiner: DevComb
 
 def test_task_stream_hands_out_a_task_that_comes_later(combiner: DevCombiner, client: Wire) -> None:
     stream = client.call(methods.TASK_STREAM, edge.ClientAvailableMessage(client_id="c1"))
-    assert combiner.board.wait_until(lambda: "c1" in combiner.board.clients, 5)
+    assert combiner.board.wait_until(lambda: "c1" in combiner.board.clients, 60)
     task = combiner.offer_task("c1", "Scaleout_Validation", "m")
     assert next(stream).correlation_id == task
     stream.cancel()
@@ -313,7 +313,7 @@ def test_a_delayed_call_ends_with_the_server(combiner: DevCombiner, client: Wire
 
     thread = threading.Thread(target=beat)
     thread.start()
-    assert combiner.board.wait_until(lambda: "c1" in combiner.board.clients, 10)
+    assert combiner.board.wait_until(lambda: "c1" in combiner.board.clients, 60)
     combiner.stop_grpc()
-    thread.join(10)
+    thread.join(60)
     assert ended.is_set()

@@ -70,7 +70,7 @@ def test_facts_commands_and_the_end_of_input(tmp_path: Path) -> None:
         assert ended["session"] == "failed" and ended["history"][0]["status"] == "no-clients"
         assert running.stdin is not None
         running.stdin.close()
-        assert running.wait(10) == 0
+        assert running.wait(60) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -78,12 +78,12 @@ def test_a_signal_ends_it(number: signal.Signals, tmp_path: Path) -> None:
     with process(str(tmp_path / "state")) as running:
         line(running)
         running.send_signal(number)
-        assert running.wait(10) == 0
+        assert running.wait(60) == 0
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with process(str(tmp_path)) as running:
-        assert running.wait(10) == 78
+        assert running.wait(60) == 78
         assert running.stderr is not None and "must be new or empty" in running.stderr.read()
     assert (tmp_path / "file").read_text() == "mine"

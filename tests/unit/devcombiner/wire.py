@@ -34,7 +34,7 @@ class Wire:
         )
         self.client_id = client_id
 
-    def call(self, method: Method, request: Any, *extra: tuple[str, str], timeout_s: float = 10) -> Any:
+    def call(self, method: Method, request: Any, *extra: tuple[str, str], timeout_s: float = 60) -> Any:
         """The answer; for a streaming answer the call, to be iterated."""
         bound = getattr(self.channel, method.kind)(
             method.path,
@@ -72,7 +72,7 @@ def post(combiner: DevCombiner, path: str, body: Any, *, bearer: str = "", pair:
     if pair is not None:
         context.load_cert_chain(*pair)
     port = int(combiner.api_url.rpartition(":")[2])
-    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {bearer}"} if bearer else {})
     try:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_two_sockets_of_one_name_are_refused(tmp_path: Path) -> None:
 def manager(tmp_path: Path) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.bind(str(tmp_path / "notify"))
-    sock.settimeout(5)
+    sock.settimeout(60)
     return sock
 
 
@@ -104,7 +105,7 @@ def test_states_are_told_in_the_words_of_sd_notify(tmp_path: Path, manager: sock
 
 
 def test_abstract_address_and_the_watchdog_of_another_process() -> None:
-    name = f"scaleoutd-test-{os.getpid()}"
+    name = f"scaleoutd-test-{secrets.token_hex(8)}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(f"\0{name}")
         notifier = Notifier.of_environment(

@@ -17,7 +17,7 @@ OFFER = messages.TaskOffer("c-1", "train", "m", "s", "r", "localhost:1")
 def test_control_a_message_arrives_as_it_was_sent() -> None:
     left, right = Channel.pair("runner", "agent")
     left.tell(OFFER)
-    assert right.expect(messages.TaskOffer, timeout_s=1) == OFFER
+    assert right.expect(messages.TaskOffer, timeout_s=60) == OFFER
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_message_of_another_form_is_refused(body: dict[str, object]) -> None:
     left, right = Channel.pair("runner", "agent")
     left.connection.send(body)
     with pytest.raises(PeerError) as caught:
-        right.receive(messages.TaskOffer, messages.Delivered, messages.ModelReceived, timeout_s=1)
+        right.receive(messages.TaskOffer, messages.Delivered, messages.ModelReceived, timeout_s=60)
     assert caught.value.code == "peer-protocol"
 
 
@@ -51,7 +51,7 @@ def test_a_known_message_at_the_wrong_time_is_refused_and_its_descriptors_closed
     left.tell(messages.Delivered("r", "unknown"), [write_end])
     os.close(write_end)
     with pytest.raises(PeerError, match="expected task-offer"):
-        right.receive(messages.TaskOffer, timeout_s=1)
+        right.receive(messages.TaskOffer, timeout_s=60)
     assert os.read(read_end, 1) == b""
     os.close(read_end)
 
@@ -62,7 +62,7 @@ def test_descriptors_that_nobody_asked_for_are_refused() -> None:
     left.tell(OFFER, [write_end])
     os.close(write_end)
     with pytest.raises(PeerError, match="carries descriptors"):
-        right.expect(messages.TaskOffer, timeout_s=1)
+        right.expect(messages.TaskOffer, timeout_s=60)
     assert os.read(read_end, 1) == b""
     os.close(read_end)
 
@@ -71,7 +71,7 @@ def test_a_refusal_comes_out_as_its_own_error() -> None:
     left, right = Channel.pair("ledger", "agent")
     left.tell(Refused.of(StorageError("cannot write: full", code="storage-full", hint="Free space.")))
     with pytest.raises(StorageError) as caught:
-        right.expect(messages.Recorded, timeout_s=1)
+        right.expect(messages.Recorded, timeout_s=60)
     assert (caught.value.code, caught.value.hint) == ("storage-full", "Free space.")
 
 
@@ -79,7 +79,7 @@ def test_an_invented_code_in_a_refusal_becomes_internal() -> None:
     left, right = Channel.pair("ledger", "agent")
     left.tell(Refused("made-up", "x"))
     with pytest.raises(Exception, match="made-up") as caught:
-        right.expect(messages.Recorded, timeout_s=1)
+        right.expect(messages.Recorded, timeout_s=60)
     assert getattr(caught.value, "code", "") == "internal"
 
 

@@ -105,7 +105,7 @@ def test_another_message_is_refused(path: Path, desk: ADesk) -> None:
     channel.greet("cli")
     channel.tell(AskFloors())
     with pytest.raises(PeerError):
-        channel.expect(Done, timeout_s=10)
+        channel.expect(Done, timeout_s=60)
     channel.close()
 
 
@@ -116,7 +116,7 @@ def test_silent_callers_do_not_keep_others_out_for_long(path: Path, desk: ADesk,
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         sock.connect(str(path))
         silent.append(sock)
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while True:
         try:
             call(str(path), "agent", Status())

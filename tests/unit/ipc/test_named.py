@@ -37,7 +37,7 @@ def test_client_and_server_meet_and_the_uid_says_who_came(folder: Path, listenin
     server = NamedServerDoor(listening, {ME: "agent"}, told.append)
     server.ready("3 events")
     channel = NamedClientDoor(folder, ME).connect("runner")
-    accepted = server.accept(5)
+    accepted = server.accept(60)
     greeting = threading.Thread(target=accepted.greet, args=["runner"])
     greeting.start()
     assert channel.greet("agent").room == "runner"
@@ -50,10 +50,10 @@ def test_client_and_server_meet_and_the_uid_says_who_came(folder: Path, listenin
 def test_uid_that_is_no_room_is_turned_away(folder: Path, listening: socket.socket) -> None:
     channel = NamedClientDoor(folder, ME).connect("runner")
     with pytest.raises(PeerError, match="is none of") as caught:
-        NamedServerDoor(listening, {ME + 1: "agent"}, lambda status: None).accept(5)
+        NamedServerDoor(listening, {ME + 1: "agent"}, lambda status: None).accept(60)
     assert caught.value.code == "peer-denied"
     with pytest.raises(PeerError) as ended:
-        channel.expect(str, timeout_s=5)
+        channel.expect(str, timeout_s=60)
     assert ended.value.code == "peer-closed"
     channel.close()
 
@@ -92,7 +92,7 @@ def test_socket_that_is_not_there_yet_is_waited_for(folder: Path) -> None:
 
         late = threading.Timer(0.1, come_late)
         late.start()
-        door.connect("ledger", 10).close()
+        door.connect("ledger", 60).close()
         late.join()
 
 

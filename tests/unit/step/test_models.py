@@ -198,7 +198,7 @@ def test_inspector_runs_out_of_time_and_the_launcher_goes_on(client: StepClient,
     with pytest.raises(ScaleoutError) as caught:
         inspect(client, outer, tmp_path, rules, wall_clock_s=1)
     assert caught.value.code in ("limit-wall-clock", "model-format-denied")
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert code_of(client, GOOD, tmp_path) == "ok"
 
 
