@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: B905, PTH112, PTH116, PTH118, PTH208, RUF005, UP031
+# ruff: noqa: B905, PTH112, PTH116, PTH118, PTH208, RUF005, RUF007, UP031
 # mypy: ignore-errors
 """A second verifier of signed projects, written from docs/manifest-format.md and from nothing of scaleoutd.
 
@@ -624,19 +624,24 @@ def parse_manifest(payload):
 
 
 def check_paths(paths):
-    seen, spellings = set(paths), {}
     for before, path in zip([""] + paths, paths):
         check_path(path)
         if path <= before:
             raise Refused("file-name", "doubled or not in order: " + repr(path))
-        parts = path.split("/")
-        prefixes = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        if seen & set(prefixes[:-1]):
+    # Two names that share a folder where case does not count are neighbours once they are sorted so.
+    ordered = sorted((folded(path) + "/", path) for path in paths)
+    for (_, before), (_, path) in zip(ordered, ordered[1:]):
+        for left, right in zip(before.split("/"), path.split("/")):
+            if left != right:
+                if folded(left) == folded(right):
+                    raise Refused("file-name", "two spellings: " + repr(path))
+                break
+        else:
             raise Refused("file-name", "a file is a folder too: " + repr(path))
-        for prefix in prefixes:
-            folded = unicodedata.normalize("NFC", prefix.casefold())
-            if spellings.setdefault(folded, prefix) != prefix:
-                raise Refused("file-name", "two spellings: " + repr(path))
+
+
+def folded(name):
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def check_path(path):

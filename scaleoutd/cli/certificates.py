@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -23,6 +23,15 @@ from scaleoutd.errors import CredentialError
 
 MAX_CHAIN = 8
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+# What cryptography raises for bytes that are none, or of a kind that it does not know.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 
@@ -55,9 +64,10 @@ def make_request(key_pem: bytes, common_name: str) -> bytes:
 def load_key(pem: bytes) -> PrivateKey:
     try:
         key = serialization.load_pem_private_key(pem, None)
-    except (ValueError, TypeError) as exc:
+    except UNREADABLE as exc:
         raise _refuse(
-            "the key is no PEM private key, or has a password", "A node starts alone: the key has no password."
+            "the key is no PEM private key that can be used here, or has a password",
+            "A node starts alone: the key has no password.",
         ) from exc
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size < 2048:
         raise _refuse(f"the RSA key has {key.key_size} bits, at least 2048 are expected")
@@ -67,14 +77,17 @@ def load_key(pem: bytes) -> PrivateKey:
 
 
 def load_certificates(pem: bytes, what: str) -> tuple[x509.Certificate, ...]:
-    """All certificates of a PEM file, at least one."""
+    """All certificates of a PEM file, at least one; what is read of them later can be read."""
     found = _PEM.findall(pem)
     if not found or len(found) > MAX_CHAIN:
         raise _refuse(f"{what} has {len(found)} PEM certificates, expected 1 to {MAX_CHAIN}")
     try:
-        return tuple(x509.load_pem_x509_certificate(item + b"\n") for item in found)
-    except ValueError as exc:
-        raise _refuse(f"{what} is no certificate: {exc}") from exc
+        loaded = tuple(x509.load_pem_x509_certificate(item + b"\n") for item in found)
+        for certificate in loaded:
+            _read_all(certificate)
+    except UNREADABLE as exc:
+        raise _refuse(f"{what} is no certificate: {str(exc)[:400]}") from exc
+    return loaded
 
 
 def load_pair(certificate_pem: bytes, key_pem: bytes) -> Pair:
@@ -177,9 +190,17 @@ def is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
             key.verify(certificate.signature, certificate.tbs_certificate_bytes, padding.PKCS1v15(), digest)
         else:
             return False
-    except InvalidSignature:
+    except (InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
+
+
+def _read_all(certificate: x509.Certificate) -> None:
+    """cryptography reads a field when it is asked for, and raises only then."""
+    public_bytes(certificate.public_key())
+    for name in (certificate.subject, certificate.issuer):
+        name.rfc4514_string().encode()
+    not_before(certificate), not_after(certificate), list(certificate.extensions), certificate.signature_hash_algorithm
 
 
 def _refuse(cause: str, hint: str = "") -> CredentialError:

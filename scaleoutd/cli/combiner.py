@@ -147,10 +147,10 @@ def parse_settings(given: tuple[str, ...]) -> dict[str, Any]:
     for pair in given:
         key, mark, value = pair.partition("=")
         if not mark or not key:
-            raise ConfigError(f"cannot use --set {pair}: expected KEY=VALUE", hint="For example: --set epochs=8")
+            raise ConfigError(f"cannot use --set {pair[:200]}: expected KEY=VALUE", hint="For example: --set epochs=8")
         try:
             found[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             found[key] = value
     return found
 

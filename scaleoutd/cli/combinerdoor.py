@@ -75,7 +75,7 @@ def _answer(connection: socket.socket, training: Training) -> None:
             tell({"code": exc.code, "message": exc.message, "hint": exc.hint})
         except OSError:  # who asked has gone
             return
-        except (ValueError, KeyError, TypeError) as exc:
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
             tell({"code": "config-invalid", "message": f"cannot do what was asked: {exc!r}", "hint": ""})
 
 

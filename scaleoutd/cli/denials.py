@@ -8,11 +8,11 @@ with what it has instead and the next command.  A guess from text never hides th
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from scaleoutd.cli.measures import duration, size
 from scaleoutd.core.plan import Limits
@@ -213,7 +213,7 @@ class Witness:
         if kind == "absent":
             if not path.startswith("/"):
                 return f"looked for {path}, which is not among the project's signed files"
-            return f"looked for {path}, which is not in this sandbox{_outside(path if Path(path).exists() else None)}"
+            return f"looked for {path}, which is not in this sandbox{_outside(path if _is_here(path) else None)}"
         if kind == "processes":
             return f"could not start a process or thread more; limits.processes allows {self._limit('processes')}, threads count"
         if kind == "files":
@@ -263,9 +263,14 @@ def _kind_of(text: str, *, starting: bool) -> str | None:
         if starting:
             return "program"
         path = _path_in(text)
-        if path.startswith(_OWN) and not Path(path).exists():
+        if path.startswith(_OWN) and not _is_here(path):
             return None
     return kind
+
+
+def _is_here(path: str) -> bool:
+    """Whether this computer has what a step named; Path.exists raises for what is too long, or in a folder of another's."""
+    return os.path.exists(path)  # noqa: PTH110 - pathlib raises
 
 
 def _outside(path: str | None) -> str:

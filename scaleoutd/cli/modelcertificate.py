@@ -18,10 +18,9 @@ from datetime import datetime
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from scaleoutd.cli.certificates import MAX_CHAIN, fingerprint, is_signed_by, not_after, not_before
+from scaleoutd.cli.certificates import MAX_CHAIN, UNREADABLE, fingerprint, is_signed_by, not_after, not_before
 from scaleoutd.core.keys import PublicKey
 from scaleoutd.errors import VerificationError
 
@@ -117,10 +116,9 @@ def _name(certificate: x509.Certificate) -> str:
 @contextmanager
 def _readable() -> Iterator[None]:
     # Fields of a certificate are parsed when they are asked for, each with an exception of its own.
-    wrong = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
     try:
         yield
-    except wrong as exc:
+    except UNREADABLE as exc:
         raise _refuse(f"expected X.509 certificates, found one that cannot be read ({type(exc).__name__})") from exc
 
 

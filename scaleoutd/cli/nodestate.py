@@ -28,7 +28,7 @@ from scaleoutd.core.event import Event
 from scaleoutd.core.policy import MAX_POLICY_BYTES, parse_policy
 from scaleoutd.core.records import encode
 from scaleoutd.core.taskstate import AGENT_STATES, RUN_STATES, Line, States
-from scaleoutd.errors import ConfigError, ScaleoutError
+from scaleoutd.errors import ConfigError, ScaleoutError, StorageError
 from scaleoutd.runner.budget import read_kept
 from scaleoutd.runner.runs import run_name
 from scaleoutd.runner.tree import Tree
@@ -186,7 +186,10 @@ def _entries(folder: Path, states: States, problems: list[str]) -> Iterator[tupl
         try:
             offer = strictjson.parse(path.read_bytes(), max_bytes=MAX_TASK_BYTES, what="a task")
             data = path.with_name("state").read_bytes() if path.with_name("state").exists() else b""
-            yield offer, states.parse(data[: data.rfind(b"\n") + 1].splitlines())
+            history = states.parse(data[: data.rfind(b"\n") + 1].splitlines())
+            if not isinstance(offer, dict) or not isinstance(offer.get("correlation_id"), str):
+                raise StorageError("cannot read task.json: it is no task", code="state-corrupt")
+            yield offer, history
         except FileNotFoundError:
             continue  # it was finished while we looked
         except (OSError, ScaleoutError) as exc:

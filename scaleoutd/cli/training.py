@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scaleoutd.core.strictjson import MAX_SAFE_INTEGER
 from scaleoutd.devcombiner.container import read_container
 from scaleoutd.devcombiner.records import RoundRecord
 from scaleoutd.devcombiner.server import DevCombiner
@@ -111,7 +112,11 @@ class Training:
         if not record.new_model_id:
             return f"round {number} failed, no new model: " + "; ".join(missing or [record.status])
         examples = sum(update.num_examples for update in record.updates.values())
-        parts = [f"{_counted(len(record.updates), 'update')} from {examples} examples", *_metrics(record)]
+        means = metrics_in_words(list(record.validations.values()))
+        parts = [
+            f"{_counted(len(record.updates), 'update')} from {examples} examples",
+            *means,
+        ]
         return f"round {number}: {', '.join(parts)}" + (f"; without {'; '.join(missing)}" if missing else "")
 
 
@@ -133,18 +138,23 @@ def failure_in_words(told: str) -> str:
     try:
         found = json.loads(detail)
         return f"{found['message']} [{found['code']}]" if found.get("message") else f"{status.lower()} [{found['code']}]"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return told
 
 
-def _metrics(record: RoundRecord) -> list[str]:
+def metrics_in_words(validations: Sequence[Any]) -> list[str]:
     """The mean of each number that the nodes' validations agree on."""
-    found = [metrics for metrics in record.validations.values() if isinstance(metrics, dict)]
+    found = [metrics for metrics in validations if isinstance(metrics, dict)]
     if not found:
         return []
-    shared = [key for key in found[0] if all(isinstance(metrics.get(key), int | float) for metrics in found)]
+    shared = [key for key in found[0] if all(_is_number(metrics.get(key)) for metrics in found)]
     means = {key: sum(metrics[key] for metrics in found) / len(found) for key in shared[:TOLD_METRICS]}
     return [f"{key} {value:.4f}" for key, value in means.items()]
+
+
+def _is_number(value: Any) -> bool:
+    """An integer of a node's may be too large for any float."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= MAX_SAFE_INTEGER)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -15,6 +15,7 @@ Rules:
 from __future__ import annotations
 
 import hashlib
+import itertools
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -249,18 +250,11 @@ def check_manifest(manifest: Manifest) -> None:
 
 def check_paths(paths: Sequence[str]) -> None:
     """Refuses names that are unsafe, unsorted, doubled, or equal to another one on some file system."""
-    spellings: dict[str, str] = {}
-    files: set[str] = set()
     for before, path in zip(("", *paths), paths, strict=False):
         check_path(path)
         if path <= before:
             raise _bad_name(path, "it is doubled or not in order")
-        files.add(path)
-        _check_spelling(path, spellings)
-    for path in paths:
-        for parent in _parents(path):
-            if parent in files:
-                raise _bad_name(path, f"{parent} is a file")
+    _check_apart(paths)
 
 
 def check_path(path: str) -> None:
@@ -281,21 +275,35 @@ def check_path(path: str) -> None:
             raise _bad_name(path, f"a component is longer than {MAX_COMPONENT_BYTES} bytes")
 
 
-def _check_spelling(path: str, spellings: dict[str, str]) -> None:
-    # Folders too: lib/a and Lib/b are one folder where case does not count.
-    for prefix in (path, *_parents(path)):
-        folded = unicodedata.normalize("NFC", prefix.casefold()) if not prefix.isascii() else prefix.lower()
-        if spellings.setdefault(folded, prefix) != prefix:
-            raise _bad_name(path, f"it collides with {spellings[folded]} where case does not count")
+def _check_apart(paths: Sequence[str]) -> None:
+    """Refuses a file in a file, and two spellings of a name: lib/a and Lib/b are one folder where case does not count.
+
+    Names that begin alike lie side by side once they are sorted without case, so that each is compared with its neighbour only.
+    To keep every folder's name instead takes the square of a path's length: gigabytes for the largest manifest.
+    """
+    # The last "/" keeps a name beside what lies in it: "a-" is not between "a" and "a/b".
+    ordered = sorted((f"{_folded(path)}/", path) for path in paths)
+    for (folded_before, before), (folded, path) in itertools.pairwise(ordered):
+        if folded_before[:-1] == before and folded[:-1] == path:  # as most names are; it saves the comparison by components
+            if folded.startswith(folded_before):
+                raise _bad_name(path, f"{before} is a file")
+        else:
+            _check_neighbours(before, path)
 
 
-def _parents(path: str) -> list[str]:
-    parents = []
-    cut = path.rfind("/")
-    while cut > 0:
-        parents.append(path[:cut])
-        cut = path.rfind("/", 0, cut)
-    return parents
+def _check_neighbours(before: str, path: str) -> None:
+    one, other = before.split("/"), path.split("/")
+    for index, (left, right) in enumerate(zip(one, other, strict=False)):
+        if left != right:
+            if _folded(left) == _folded(right):
+                collides = "/".join(one[: index + 1])
+                raise _bad_name(path, f"it collides with {collides} where case does not count")
+            return
+    raise _bad_name(max(before, path, key=len), f"{min(before, path, key=len)} is a file")
+
+
+def _folded(name: str) -> str:
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name.casefold())
 
 
 def _ids(keys: Sequence[PublicKey]) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ class Console:
             return {"ok": True} | commands[command["do"]](command)
         except ScaleoutError as exc:
             return {"ok": False, "code": exc.code, "message": exc.message}
-        except (ValueError, KeyError, TypeError, OSError) as exc:
+        except (ValueError, KeyError, TypeError, OSError, RecursionError) as exc:
             return {"ok": False, "code": "config-invalid", "message": f"cannot do {line.strip()[:200]!r}: {exc!r}"}
 
     def _offer(self, command: Json) -> Json:

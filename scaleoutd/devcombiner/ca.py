@@ -64,10 +64,11 @@ class CertificateAuthority:
         """The certificate for a request, both PEM; FormatError for a request that is not signed by its own key."""
         try:
             asked = x509.load_pem_x509_csr(request)
-            is_signed = asked.is_signature_valid
-        except (ValueError, UnsupportedAlgorithm) as exc:
-            raise FormatError(f"cannot certify: it is no certificate request: {exc}", code="key-invalid") from exc
-        key = asked.public_key()
+            is_signed, key = asked.is_signature_valid, asked.public_key()
+            asked.subject.rfc4514_string().encode()
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as exc:
+            cause = f"it is no certificate request: {str(exc)[:400]}"
+            raise FormatError(f"cannot certify: {cause}", code="key-invalid") from exc
         if not is_signed or not isinstance(key, ec.EllipticCurvePublicKey):
             raise FormatError("cannot certify: expected a request for an EC key, signed by that key", code="key-invalid")
         usage = ExtendedKeyUsageOID.CLIENT_AUTH

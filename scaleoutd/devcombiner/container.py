@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model container on the wire, as a combiner reads and writes it.
 
-A ZIP with `metadata.json` (`model_id`, `helper_type`, `_version` 2) and `training_model.bin`, any ZIP method.  Bytes that
-are no ZIP, or a ZIP without `metadata.json`, are legacy weights as they are (a bare npz is such a ZIP).
+A ZIP with `metadata.json` (`model_id`, `helper_type`, `_version` 2) and `training_model.bin`, stored or deflated.  (A combiner
+reads any ZIP method; zipfile inflates bzip2 and LZMA without a bound, and no client writes them.)  Bytes that are no ZIP, or a
+ZIP without `metadata.json`, are legacy weights as they are (a bare npz is such a ZIP).
 Source: PROTOCOL.md section 1, point 10.
 """
 
@@ -57,12 +58,12 @@ def read_container(data: bytes, *, max_weights_bytes: int = MAX_WEIGHTS_BYTES) -
             names = archive.namelist()
             if METADATA not in names:
                 return Container("", "", data, legacy=True)
-            metadata = _metadata(_member(archive, METADATA, MAX_METADATA_BYTES))
+            metadata = _metadata(read_member(archive, archive.getinfo(METADATA), MAX_METADATA_BYTES))
             if WEIGHTS not in names:
                 raise _refuse(f"it has no {WEIGHTS}")
-            weights = _member(archive, WEIGHTS, max_weights_bytes)
+            weights = read_member(archive, archive.getinfo(WEIGHTS), max_weights_bytes)
     except ZIP_ERRORS as exc:
-        raise _refuse(str(exc)) from exc
+        raise _refuse(str(exc)[:400]) from exc
     return Container(metadata[0], metadata[1], weights, legacy=False)
 
 
@@ -81,11 +82,19 @@ def write_container(
     return out.getvalue()
 
 
-def _member(archive: zipfile.ZipFile, name: str, max_bytes: int) -> bytes:
-    size = archive.getinfo(name).file_size
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, max_bytes: int) -> bytes:
+    """The bytes of a member, never more in memory than it says; BadZipFile, one of ZIP_ERRORS, for what is refused."""
+    name, size = member.filename[:200], member.file_size
     if size > max_bytes:
-        raise _refuse(f"{name} inflates to {size} bytes, at most {max_bytes} are read")
-    return archive.read(name)
+        raise zipfile.BadZipFile(f"{name} inflates to {size} bytes, at most {max_bytes} are read")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"{name} is neither stored nor deflated")
+    with archive.open(member) as file:
+        # With a number: read() inflates all that is there first, and only then looks at what the member said.
+        data = file.read(size)
+    if len(data) != size:
+        raise zipfile.BadZipFile(f"{name} has {len(data)} bytes, {size} were announced")
+    return data
 
 
 def _metadata(data: bytes) -> tuple[str, str]:

@@ -18,6 +18,7 @@ import grpc
 from google.protobuf.message import Message
 
 from scaleoutd import __version__
+from scaleoutd.core.strictjson import MAX_SAFE_INTEGER
 from scaleoutd.devcombiner.admission import Admission, Caller
 from scaleoutd.devcombiner.board import Board
 from scaleoutd.devcombiner.faults import Faults, RpcAnswer, When
@@ -173,11 +174,7 @@ class EdgeService:
         if self._store.find(request.model_update_id) is None:
             context.abort(grpc.StatusCode.NOT_FOUND, f"model {request.model_update_id!r} was never uploaded")
         meta = _json_object(request.meta, context)
-        training = meta.get("training_metadata")
-        examples = training.get("num_examples") if isinstance(training, dict) else None
-        if isinstance(examples, bool) or not isinstance(examples, int | float) or examples <= 0:
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"num_examples must be above 0, found {examples!r}")
-        self._board.add_update(request, int(examples), meta, at_s)
+        self._board.add_update(request, examples_of(meta, context), meta, at_s)
         return edge.Response(response="OK")
 
     def _model_validation(self, request: edge.ModelValidation, context: grpc.ServicerContext, caller: Caller) -> edge.Response:
@@ -206,11 +203,21 @@ def _task(offer: Offer, status: str) -> edge.TaskRequest:
     )
 
 
+def examples_of(meta: dict[str, Any], context: grpc.ServicerContext) -> int:
+    """How many examples an update stands for, 1 or more; the call ends for anything else."""
+    training = meta.get("training_metadata")
+    examples = training.get("num_examples") if isinstance(training, dict) else None
+    if isinstance(examples, bool) or not isinstance(examples, int | float) or not 1 <= examples <= MAX_SAFE_INTEGER:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"num_examples must be 1 or more, found {str(examples)[:80]!r}")
+    return int(examples)
+
+
 def _json_object(text: str, context: grpc.ServicerContext) -> dict[str, Any]:
+    # Not strictjson: a combiner takes what Python's json writes, NaN and large integers among it.
     try:
         value = json.loads(text)
-    except ValueError as exc:
-        context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no JSON: {exc}")
+    except (ValueError, RecursionError) as exc:
+        context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"no JSON: {str(exc)[:400]}")
     if not isinstance(value, dict):
         context.abort(grpc.StatusCode.INVALID_ARGUMENT, "JSON object expected")
     return value

@@ -20,11 +20,12 @@ from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scaleoutd.devcombiner.container import ZIP_ERRORS
+from scaleoutd.devcombiner.container import ZIP_ERRORS, read_member
 from scaleoutd.errors import FormatError
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 16 * 1024
+MAX_DIMENSIONS, MAX_SIDE = 32, 1 << 48
 DEFAULT_MAX_BYTES = 2 * 1024**3
 
 # NumPy's kind and width, and the letter of the same thing in the array module.
@@ -73,9 +74,9 @@ def read_npz(data: bytes, *, max_bytes: int = DEFAULT_MAX_BYTES) -> dict[str, Fl
             total = sum(member.file_size for member in members)
             if total > max_bytes:
                 raise _refuse(f"it inflates to {total} bytes, at most {max_bytes} are read")
-            arrays = {_name_of(member): read_npy(archive.read(member)) for member in members}
+            arrays = {_name_of(member): read_npy(read_member(archive, member, max_bytes)) for member in members}
     except ZIP_ERRORS as exc:
-        raise _refuse(f"it is no ZIP archive: {exc}") from exc
+        raise _refuse(f"it is no ZIP archive: {str(exc)[:400]}") from exc
     if len(arrays) != len(members):
         raise _refuse("a name appears twice")
     if not arrays:
@@ -138,24 +139,28 @@ def _split_header(data: bytes) -> tuple[bytes, memoryview]:
 def _describe(header: bytes) -> tuple[str, bool, tuple[int, ...]]:
     try:
         fields = ast.literal_eval(header.decode("latin-1").strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as exc:
-        raise _refuse(f"an npy header is no dictionary: {exc}") from exc
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as exc:
+        raise _refuse(f"an npy header is no dictionary: {str(exc)[:400]}") from exc
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
         raise _refuse("an npy header does not have exactly descr, fortran_order and shape")
     descr, shape = fields["descr"], fields["shape"]
     if not isinstance(descr, str) or descr[1:] not in TYPECODES or descr[0] not in "<>|=":
-        raise _refuse(f"the array type {descr!r} is not a plain number")
+        raise _refuse(f"the array type {str(descr)[:80]!r} is not a plain number")
     if fields["fortran_order"] is not False:
         raise _refuse("an array is in Fortran order")
-    if not isinstance(shape, tuple) or any(type(side) is not int or side < 0 for side in shape):
-        raise _refuse(f"{shape!r} is not a shape")
+    if not isinstance(shape, tuple) or len(shape) > MAX_DIMENSIONS or not all(map(_is_side, shape)):
+        raise _refuse("an npy header has a shape that no array has")
     native = "<" if sys.byteorder == "little" else ">"
     return descr[1:], descr[0] in "<>" and descr[0] != native, shape
 
 
+def _is_side(side: object) -> bool:
+    return type(side) is int and 0 <= side < MAX_SIDE
+
+
 def _name_of(member: zipfile.ZipInfo) -> str:
     if not member.filename.endswith(".npy"):
-        raise _refuse(f"member {member.filename!r} is not an npy file")
+        raise _refuse(f"member {member.filename[:200]!r} is not an npy file")
     return member.filename[: -len(".npy")]
 
 

@@ -28,6 +28,7 @@ from typing import Any
 from cryptography import x509
 
 from scaleoutd import __version__
+from scaleoutd.core import strictjson
 from scaleoutd.devcombiner.board import Board
 from scaleoutd.devcombiner.ca import fingerprint_of
 from scaleoutd.devcombiner.faults import Faults
@@ -221,10 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _object(body: bytes) -> Json:
-    try:
-        value = json.loads(body)
-    except ValueError as exc:
-        raise FormatError(f"cannot read the request: {exc}", code="json-invalid") from exc
+    value = strictjson.parse(body, max_bytes=MAX_BODY_BYTES, allow_floats=True, what="the request")
     if not isinstance(value, dict):
         raise FormatError("cannot read the request: a JSON object is expected", code="json-invalid")
     return value

@@ -18,12 +18,14 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from scaleoutd.errors import CredentialError
+from scaleoutd.core import strictjson
+from scaleoutd.errors import CredentialError, FormatError
 
 ENROLLMENT = "enrollment"
 CLIENT_REFRESH = "client_refresh"
 USER_REFRESH = "user_refresh"
 ACCESS = "client"
+MAX_TOKEN_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +109,12 @@ def verify(token: str, key: bytes) -> dict[str, Any]:
     if len(parts) != 3 or not token.isascii():
         raise refused("it is no JWT")
     try:
-        header, signature = json.loads(_decode(parts[0])), _decode(parts[2])
-        fields = json.loads(_decode(parts[1]))
-    except ValueError as exc:
+        header, fields = (
+            strictjson.parse(_decode(part), max_bytes=MAX_TOKEN_BYTES, allow_floats=True, what="a part of it")
+            for part in parts[:2]
+        )
+        signature = _decode(parts[2])
+    except (ValueError, FormatError) as exc:
         raise refused(f"it is no JWT: {exc}") from exc
     # The header is the sender's: an algorithm named there must never choose how it is verified.
     if not isinstance(header, dict) or header.get("alg") != "HS256":

@@ -18,6 +18,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -153,7 +154,7 @@ def _load(folder: Path, origin: str, epoch: int) -> EpochKey:
             os.close(fd)
     try:
         private = serialization.load_pem_private_key(pem, password=None)
-    except ValueError as exc:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
         raise FormatError(f"cannot read the audit key {path}: it is no PEM private key", code="key-invalid") from exc
     if not isinstance(private, ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey):
         raise FormatError(f"cannot use the audit key {path}: it is neither Ed25519 nor P-256", code="key-invalid")

@@ -3,8 +3,9 @@
 
     python -m tests.fuzz [TARGET…] --seconds 60 [--keep] [--table FILE]
 
-Prints one line a target (executions, edges, features, size of the corpus) and ends with 1 when there was a finding, whose input
-is printed in base64.  --keep replaces the kept corpus by a part of the new one; --table appends rows for docs/fuzzing.md.
+Prints one line a target (executions, edges and how many of them are new, features, size of the corpus) and ends with 1 when there
+was a finding, whose input is printed in base64.  --keep replaces the kept corpus by a part of the new one; --table appends rows
+for docs/fuzzing.md.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ from tests.fuzz.target import Target
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-fuzz" / "bin" / "python"
 _STATUS = re.compile(r"#(\d+)\s+\S+\s+cov: (\d+) ft: (\d+) corp: (\d+)/")
+_BEGUN = re.compile(r"#\d+\s+INITED\s+cov: (\d+) ")
 _EXECUTED = re.compile(r"stat::number_of_executed_units: (\d+)")
 
 
 @dataclass(frozen=True)
 class Run:
-    """`finding` is "" when every promise held."""
+    """`finding` is "" when every promise held; `known` counts the edges that seeds and kept corpus alone reach."""
 
     executions: int
+    known: int
     edges: int
     features: int
     corpus: int
@@ -50,6 +53,7 @@ def run(target: Target, seconds: int, keep: bool) -> Run:
         common = ["-timeout=30", "-rss_limit_mb=2048", f"-max_len={target.max_bytes}", f"-artifact_prefix={found}/"]
         text = _start(target, [*common, f"-max_total_time={seconds}", "-print_final_stats=1", str(inputs)])
         last = list(_STATUS.finditer(text))
+        begun = _BEGUN.search(text)
         executed = _EXECUTED.search(text)
         counts = [int(number) for number in last[-1].groups()] if last else [0, 0, 0, 0]
         finding = ""
@@ -61,7 +65,8 @@ def run(target: Target, seconds: int, keep: bool) -> Run:
         if keep and not finding:
             # libFuzzer has reduced them while it ran; its merge starts itself again, which atheris under -m cannot.
             corpora.keep(target, {path.read_bytes() for path in inputs.iterdir()} - set(target.seeds()))
-        return Run(int(executed[1]) if executed else counts[0], counts[1], counts[2], counts[3], finding)
+        known = int(begun[1]) if begun else counts[1]
+        return Run(int(executed[1]) if executed else counts[0], known, counts[1], counts[2], counts[3], finding)
 
 
 def _start(target: Target, options: list[str]) -> str:
@@ -82,14 +87,18 @@ def main() -> int:
     failed = False
     for name in options.targets or TARGETS:
         result = run(TARGETS[name], options.seconds, options.keep)
-        row = f"{result.executions:,} executions, {result.edges} edges, {result.features} features, corpus {result.corpus}"
+        new = result.edges - result.known
+        edges = f"{result.edges} edges ({new} new), {result.features} features"
+        row = f"{result.executions:,} executions, {edges}, corpus {result.corpus}"
         print(f"{name}: {options.seconds} s, {row}{', FINDING' if result.finding else ''}", flush=True)
         if result.finding:
             failed = True
             print(result.finding, flush=True)
         if options.table is not None:
             with options.table.open("a") as file:
-                file.write(f"| `{name}` | {options.seconds} | {result.executions:,} | {result.edges} | {result.features} |\n")
+                file.write(
+                    f"| `{name}` | {options.seconds} | {result.executions:,} | {result.edges} | {new} | {result.features} |\n"
+                )
     return 1 if failed else 0
 
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.x509 import load_der_x509_certificate
 
 from scaleoutd.agent.der import certificate_facts, first_of_pem
+from scaleoutd.cli.certificates import UNREADABLE
 from scaleoutd.cli.checks.budget import budget
 from scaleoutd.cli.checks.finding import Finding, Subject, fail, ok, warn
 from scaleoutd.cli.measures import counted, size
@@ -267,7 +268,7 @@ def certificate(subject: Subject) -> Finding:
         named = theirs.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     except ScaleoutError as exc:
         return fail("certificate", exc.message, exc.hint or "Give a PEM certificate.")
-    except (OSError, ValueError, TypeError) as exc:
+    except (OSError, *UNREADABLE) as exc:
         return fail("certificate", f"certificate or key cannot be read: {exc}", "Give PEM files; the key without a passphrase.")
     if mode & 0o077:
         return fail("certificate", f"others may read the key {subject.key} (mode {mode:04o})", f"chmod 600 {subject.key}")
