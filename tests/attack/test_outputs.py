@@ -108,6 +108,74 @@ def test_fifo_as_output_cannot_be_made_and_does_not_hang(place: tuple[StepClient
     assert gate(place, code + WRITE_METADATA) == "output-missing"
 
 
+@pytest.mark.parametrize("kind", ["fifo", "null", "zero"])
+def test_fifo_or_device_in_the_place_of_an_output_is_refused_and_does_not_hang(place: tuple[StepClient, Path], kind: str) -> None:
+    """A step cannot make one; whoever could all the same would have the gate wait, or read without end."""
+    client, scratch = place
+    assert client.execute(plan_for(scratch, [PYTHON, "-c", WRITE + WRITE_METADATA])).result.exit_status == 0
+    target = scratch / "out/model.npz"
+    if kind == "fifo":
+        os.mkfifo(target)
+    else:
+        if os.geteuid() != 0:
+            pytest.skip("only root makes device nodes")
+        try:
+            os.mknod(target, 0o666 | 0o020000, os.makedev(1, {"null": 3, "zero": 5}[kind]))
+        except PermissionError:
+            pytest.skip("this root may not make device nodes")
+    os.chmod(target, 0o666)
+    if os.geteuid() == 0:
+        owner = (scratch / "out").stat()
+        os.chown(target, owner.st_uid, owner.st_gid)
+    with tempfile.TemporaryFile() as model, pytest.raises(ScaleoutError) as caught:
+        model.write(WEIGHTS)
+        model.flush()
+        fd = os.open(f"/proc/self/fd/{model.fileno()}", os.O_RDONLY)
+        try:
+            client.gate(plan_for(scratch, ["true"]), RULES, fd)
+        finally:
+            os.close(fd)
+    assert caught.value.code == "output-unsafe"
+
+
+def test_a_metric_with_a_name_of_a_gigabyte_is_refused_unread(place: tuple[StepClient, Path]) -> None:
+    client, scratch = place
+    name = "f = open(M, 'w'); f.write('{\"num_examples\": 3, \"'); f.truncate(1 << 30)\n"
+    limits = {"file_size_bytes": 2 << 30, "scratch_bytes": 4 << 30}
+    plan = plan_for(scratch, [PYTHON, "-c", WRITE + "open(P, 'wb').write(w)\n" + name], limits=limits)
+    assert client.execute(plan).result.exit_status == 0
+    with tempfile.NamedTemporaryFile() as model:
+        model.write(WEIGHTS)
+        model.flush()
+        fd = os.open(model.name, os.O_RDONLY)
+        with pytest.raises(ScaleoutError) as caught:
+            client.gate(plan, RULES, fd)
+        os.close(fd)
+    assert caught.value.code == "limit-output"
+
+
+def test_names_of_files_that_add_up_to_megabytes_are_no_output_and_are_emptied(place: tuple[StepClient, Path]) -> None:
+    code = "for n in range(4000): open('/scratch/out/' + f'{n:06}' + 'n' * 249, 'w').close()\n"
+    assert gate(place, "open(P, 'wb').write(w)\n" + WRITE_METADATA + code) == "ok"
+    client, scratch = place
+    done = client.execute(plan_for(scratch, [PYTHON, "-c", "import os; print(os.listdir('/scratch/out'))"]))
+    assert done.output == "[]\n"
+
+
+def test_what_a_run_left_in_memory_is_gone_for_the_next(place: tuple[StepClient, Path]) -> None:
+    client, scratch = place
+    before = set(os.listdir("/dev/shm"))
+    look = "import os; print(sorted(os.listdir('/dev/shm') + os.listdir('/tmp')), flush=True)\n"
+    leave = "for p in ('/dev/shm/left', '/tmp/left'): open(p, 'w').write('rows of patients')\n"
+    segment = "import ctypes; print(ctypes.CDLL(None).shmget(0x5CA1E, 4096, FLAGS), flush=True)\n"
+    create, find = segment.replace("FLAGS", "0o1666"), segment.replace("FLAGS", "0")
+    first = client.execute(plan_for(scratch, [PYTHON, "-c", look + leave + look + create]))
+    assert first.output.splitlines()[:2] == ["[]", "['left', 'left']"]  # the control: there was something to find
+    second = client.execute(plan_for(scratch, [PYTHON, "-c", look + find]))
+    assert second.output.splitlines() == ["[]", "-1"]
+    assert "left" not in set(os.listdir("/dev/shm")) - before
+
+
 def test_output_is_not_replaced_while_it_is_collected(place: tuple[StepClient, Path]) -> None:
     """A daemon that swaps the output for ever is dead before the first byte is collected."""
     code = (

@@ -35,6 +35,7 @@ NOT_IN_VIEW = PROCESSES | {
     *("read-neighbour", "read-neighbour-shm", "read-neighbour-tmp", "write-neighbour", "write-neighbour-shm", "stat-outside"),
     *("readlink-outside", "getxattr-outside", "watch-outside", "read-runner-exe", "read-runner-root", "read-victim-stat"),
     *("read-kcore", "read-debugfs", "read-block-devices", "read-modules", "read-host-interfaces", "read-machine-id"),
+    *("read-by-dotdot", "timer-slack-of-victim"),
     *("read-through-symlink", "bind-unix-path", "truncate-outside", "chown-outside", "setxattr-outside", "unlink-outside"),
     *("mkdir-outside", "symlink-outside", "mkfifo-outside", "hardlink-of-outside", "write-through-symlink"),
     *("write-through-proc-root", "write-victim-oom", "write-runner-mem", "write-core-pattern", "write-sysrq", "write-sysfs"),

@@ -60,6 +60,7 @@ simple("exec-in-scratch", OWN_CODE, "step", lambda t: _exec_in_scratch(t))
 simple("exec-in-tmp", OWN_CODE, "step", lambda t: _exec_in_scratch({"scratch": t["tmp"]}))
 simple("exec-from-memfd", OWN_CODE, "step", lambda _: _exec_memfd())
 simple("map-write-execute", OWN_CODE, "step", lambda _: _write_execute())
+simple("mprotect-execute", OWN_CODE, "step", lambda _: _execute_later())
 simple("core-dump", KERNEL, "root", lambda t: _core_dump(t))
 
 
@@ -96,6 +97,11 @@ def _exec_memfd() -> None:
 
 def _write_execute() -> None:
     mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+
+
+def _execute_later() -> None:
+    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    syscall(number(10, 226), ctypes.addressof(ctypes.c_char.from_buffer(page)), 4096, mmap.PROT_READ | mmap.PROT_EXEC)
 
 
 def _core_dump(t: Targets) -> None:

@@ -50,6 +50,11 @@ simple("prlimit-pid-1", PRIVILEGE, "root", lambda _: resource.prlimit(1, resourc
 simple("priority-of-victim", PRIVILEGE, "step", lambda t: os.setpriority(os.PRIO_PROCESS, t["victim_pid"], 19))
 simple("priority-raise", PRIVILEGE, "root", lambda _: os.setpriority(os.PRIO_PROCESS, 0, -5))
 simple("realtime", PRIVILEGE, "root", lambda _: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)))
+simple(
+    "timer-slack-of-victim", PRIVILEGE, "root",
+    lambda t: Path(f"/proc/{t['victim_pid']}/timerslack_ns").write_text("50000"),
+)  # fmt: skip
+simple("timer-wake-alarm", PRIVILEGE, "root", lambda _: os.close(syscall(number(283, 85), 8, 0)), "CAP_WAKE_ALARM")
 simple("setuid-0", PRIVILEGE, "root", lambda _: os.setuid(0))
 simple("setuid-program", PRIVILEGE, "step", lambda t: _setuid_program(t))
 simple("setgid-0", PRIVILEGE, "root", lambda _: os.setgid(0))
