@@ -59,9 +59,9 @@ class Intake:
         entry = self._spool.find(correlation_id)
         if entry is not None:
             if directive.stop:
-                self._log.info("task-stopped", f"the combiner says {directive.stop}", correlation_id=correlation_id)
                 entry.interrupt.set(directive.stop)
                 wake()
+                self._log.info("task-stopped", f"the combiner says {directive.stop}", correlation_id=correlation_id)
             return None
         over = self._spool.finished(correlation_id)
         if over is not None:

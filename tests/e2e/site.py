@@ -175,7 +175,7 @@ class NodeProcess:
     def text(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, wanted: str, timeout_s: float = 60, after: int = 0) -> str:
+    def wait_for(self, wanted: str, timeout_s: float = 90, after: int = 0) -> str:
         """The first line that holds `wanted`, from line `after` on; waits for it."""
         deadline = time.monotonic() + timeout_s
         with self._arrived:
@@ -200,7 +200,7 @@ class NodeProcess:
                     found["step"] = item.pid
         return found
 
-    def stop(self, timeout_s: float = 20) -> int:
+    def stop(self, timeout_s: float = 60) -> int:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -210,7 +210,7 @@ class NodeProcess:
             self.process.wait()
             raise AssertionError(f"the node did not end; it said:\n{self.text}") from None
         finally:
-            self._reader.join(5)
+            self._reader.join(60)
 
 
 def trail(state: Path) -> list[dict[str, Any]]:
@@ -307,7 +307,7 @@ class Site:
         """A node that is connected."""
         node, combiner = self.launch(name, state, **changes), self.combiner
         assert combiner is not None
-        assert combiner.board.wait_until(lambda: name in combiner.board.connected(), 30), node.text
+        assert combiner.board.wait_until(lambda: name in combiner.board.connected(), 90), node.text
         return node
 
     def offer(self, task: str = "train", model_id: str | None = None, **more: Any) -> str:
@@ -316,7 +316,7 @@ class Site:
         kind = {"train": TRAIN_TASK, "validate": VALIDATE_TASK, "predict": PREDICT_TASK}[task]
         return self.combiner.offer_task(self._client, kind, model_id or self.combiner.put_model(SEED), **more)
 
-    def wait(self, correlation_id: str, timeout_s: float = 30) -> Offer:
+    def wait(self, correlation_id: str, timeout_s: float = 90) -> Offer:
         """The offer when the node has reported its end."""
         assert self.combiner is not None
         offer = self.combiner.board.offers[correlation_id]

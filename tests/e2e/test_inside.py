@@ -168,7 +168,7 @@ def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Site, dic
         node = NodeProcess(site.arguments(), combiner.mint_enrollment(), {"CANARY": CANARY})
         site.nodes.append(node)
         site._client = "ward-7"
-        assert combiner.board.wait_until(lambda: bool(combiner.board.connected()), 30), node.text
+        assert combiner.board.wait_until(lambda: bool(combiner.board.connected()), 90), node.text
         assert site.task().status == "COMPLETED"  # so that there is a store, a run, an outbox to look for
         settings = wanted(site, node, listening)
         offer = site.task(client_settings=settings)
@@ -273,5 +273,5 @@ def test_the_view_has_no_folder_of_the_host_but_the_system_s_own(probed: Probed)
 
 def test_a_surprising_call_from_inside_is_counted_on_record(probed: Probed) -> None:
     site, _, _ = probed
-    (*_, event) = wait_until(lambda: site.events("run-ended"), 5, lambda: "no run-ended")
+    (*_, event) = wait_until(lambda: site.events("run-ended"), 60, lambda: "no run-ended")
     assert event["denied"].get("socket", 0) > 0, event["denied"]

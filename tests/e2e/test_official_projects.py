@@ -60,7 +60,7 @@ def prepare(folder: Path, project: str) -> tuple[list[Path], bytes]:
 
 
 def two_rounds(combiner: DevCombiner, seed: bytes) -> list[RoundRecord]:
-    assert combiner.board.wait_until(lambda: len(combiner.board.connected()) == 2, 20)
+    assert combiner.board.wait_until(lambda: len(combiner.board.connected()) == 2, 90)
     combiner.start_session(seed, rounds=2, min_clients=2, round_timeout_s=90, client_settings={"epochs": 2})
     combiner.wait_session(200)
     return combiner.history
@@ -132,7 +132,7 @@ def test_project_that_is_started_by_a_startup_file_is_refused_with_what_to_do(tm
             combiner.mint_enrollment(),
             {"HOME": str(tmp_path), **{key: os.environ[key] for key in ("PATH",)}},
         )
-        node.process.wait(30)
+        node.process.wait(90)
         node.stop()
     assert node.process.returncode != 0, node.text
     assert "startup.py" in node.text

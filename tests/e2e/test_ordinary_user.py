@@ -23,7 +23,7 @@ import pytest
 from scaleoutd.devcombiner.server import DevCombiner
 from tests.attack.arena import USER
 from tests.e2e.site import Site, wait_until
-from tests.processes import descendants, process, processes
+from tests.processes import descendants, is_alive, processes
 from tests.step_client import readable_copy
 
 ROOT = os.geteuid() == 0
@@ -117,7 +117,7 @@ def test_rounds_complete_a_changed_file_is_refused_and_no_room_has_a_privilege(u
             assert site.task("train").status == "COMPLETED"
             assert site.task("validate").status == "COMPLETED"
             (update,) = combiner.updates
-            wait_until(lambda: len(site.events("sent")) == 2, 10, lambda: node.process.text)
+            wait_until(lambda: len(site.events("sent")) == 2, 60, lambda: node.process.text)
             assert site.events("sent")[0]["model_update_id"] == update.model_update_id
             script = site.project.folder / "train.py"
             script.write_text(script.read_text() + "# one line more\n")
@@ -136,10 +136,10 @@ def test_ctrl_c_in_a_step_leaves_no_process_no_folder_and_the_task_for_the_next_
             before = node.descendants()
             assert any("train.py" in command for command in before.values()), "control: the step runs"
             node.process.process.send_signal(signal.SIGINT)
-            assert node.process.process.wait(20) == 130
-            assert [(pid, before[pid]) for pid in before if process(pid) is not None] == []
+            assert node.process.process.wait(60) == 130
+            assert [(pid, before[pid]) for pid in before if is_alive(pid)] == []
             if ROOT:
-                assert [item for item in processes() if _is_the_user_s(item.pid)] == []
+                assert [item for item in processes() if item.lives and _is_the_user_s(item.pid)] == []
             assert os.listdir(user.home / "tmp") == []
             assert os.listdir(site.state / "runner" / "in") == []
             assert [path for slot in (site.state / "runner" / "scratch").iterdir() for path in slot.iterdir()] == []

@@ -244,7 +244,7 @@ def test_a_file_changed_between_proof_and_run_does_not_run_and_is_refused_the_ne
     try:
         correlation_id = site.offer()
         started = f"train started: {correlation_id}"
-        assert combiner.board.wait_until(lambda: any(started in str(status) for status in combiner.statuses), 20)
+        assert combiner.board.wait_until(lambda: any(started in str(status) for status in combiner.statuses), 90)
         train = project.folder / "train.py"
         train.write_text(train.read_text().replace('"num_examples": 7', '"num_examples": 1000000').replace("0.5", "0.001"))
         assert events(site.state, "run-about-to-start")[-1]["correlation_id"] != correlation_id, "the swap came too late"

@@ -40,8 +40,8 @@ def test_two_nodes_complete_rounds_and_every_byte_that_left_is_on_record(tmp_pat
     ):
         one.launch("ward-1")
         other.launch("ward-2")
-        assert combiner.board.wait_until(lambda: len(combiner.board.connected()) == 2, 30), one.nodes[0].text
-        combiner.start_session(SEED, ROUNDS, 2, 30)
+        assert combiner.board.wait_until(lambda: len(combiner.board.connected()) == 2, 90), one.nodes[0].text
+        combiner.start_session(SEED, ROUNDS, 2, 90)
         assert combiner.wait_session(60).status == "completed"
 
         rounds = combiner.history

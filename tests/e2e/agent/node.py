@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CLIENT = "ward-7"
 
 
-def wait_until(predicate: Callable[[], bool], timeout_s: float = 20.0, what: object = "") -> None:
+def wait_until(predicate: Callable[[], bool], timeout_s: float = 90.0, what: object = "") -> None:
     deadline_s = time.monotonic() + timeout_s
     while not predicate():
         assert time.monotonic() < deadline_s, f"not within {timeout_s} s: {what() if callable(what) else what}"
@@ -103,7 +103,7 @@ class Node:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop.set()
-        self.thread.join(15)
+        self.thread.join(90)
         if kind is not None:
             sys.stderr.write(self.output.getvalue())
         assert not self.thread.is_alive(), "the agent did not stop"
@@ -119,7 +119,7 @@ class Node:
     def events(self, name: str) -> list[dict[str, Any]]:
         return self.ledger.bodies(name)
 
-    def wait_event(self, name: str, timeout_s: float = 20.0, times: int = 1) -> dict[str, Any]:
+    def wait_event(self, name: str, timeout_s: float = 90.0, times: int = 1) -> dict[str, Any]:
         def what() -> object:
             return name, self.ledger.types(), self.output.getvalue()
 
@@ -132,7 +132,7 @@ class Node:
     def offer(self, task_type: str = TRAIN, **more: Any) -> str:
         return offer(self.combiner, task_type, **more)
 
-    def wait_done(self, correlation_id: str, timeout_s: float = 20.0) -> Any:
+    def wait_done(self, correlation_id: str, timeout_s: float = 90.0) -> Any:
         return wait_done(self.combiner, correlation_id, timeout_s, self.output.getvalue)
 
 
@@ -141,7 +141,7 @@ def offer(combiner: DevCombiner, task_type: str = TRAIN, **more: Any) -> str:
     return combiner.offer_task(CLIENT, task_type, model_id, session_id="session-1", round_id="round-1", **more)
 
 
-def wait_done(combiner: DevCombiner, correlation_id: str, timeout_s: float = 20.0, what: object = "") -> Any:
+def wait_done(combiner: DevCombiner, correlation_id: str, timeout_s: float = 90.0, what: object = "") -> Any:
     offered = combiner.board.offers[correlation_id]
     wait_until(lambda: offered.done, timeout_s, what)
     return offered
@@ -159,8 +159,9 @@ def _told(parent: Channel, answer: Opened | Refused, descriptors: Sequence[int] 
 class ProcessNode:
     """The agent as a process of its own; this process plays the parent, the runner and the ledger."""
 
-    def __init__(self, combiner: DevCombiner, folder: Path, **changes: Any) -> None:
+    def __init__(self, combiner: DevCombiner, folder: Path, prelude: str = "", **changes: Any) -> None:
         self.combiner = combiner
+        self._prelude = prelude  # statements that the process begins with
         self.config = config_for(combiner, folder, **changes)
         self.runner = FakeRunner(folder / "runner")
         self.ledger = FakeLedger("agent")
@@ -173,7 +174,8 @@ class ProcessNode:
         read, write = os.pipe()
         with os.fdopen(write, "wb") as file:
             file.write(json.dumps(records.encode(self.config)).encode())
-        start = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from scaleoutd.agent.__main__ import main; sys.exit(main())"
+        path = f"import sys; sys.path.insert(0, {str(ROOT)!r})"
+        start = f"{path}\n{self._prelude}\nfrom scaleoutd.agent.__main__ import main; sys.exit(main())"
         with self._errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-B", "-c", start, "--config", str(read), "--door", str(theirs.fileno())],
@@ -223,7 +225,7 @@ class ProcessNode:
         self.process.wait()
         self._parent.close()
 
-    def terminate(self, timeout_s: float = 5.0) -> int:
+    def terminate(self, timeout_s: float = 60.0) -> int:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(timeout_s)

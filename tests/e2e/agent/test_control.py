@@ -97,7 +97,8 @@ def test_a_pause_survives_a_restart_and_says_farewell(combiner: DevCombiner, tmp
         assert status(node).state == "paused"
         assert node.events("operator-command")[0]["reason"] == "audit of ward 7"
     with node:
-        node.wait_connected()
+        # It may be gone again at once.
+        wait_until(lambda: combiner.board.clients[CLIENT].announced.count("Connect") == 2, what=node.output.getvalue)
         waiting = node.offer()
         assert status(node).state == "paused" and status(node).facts["reason"] == "audit of ward 7"
         wait_until(lambda: combiner.board.clients[CLIENT].announced[-1] == "Disconnect", what="no farewell")

@@ -141,7 +141,7 @@ class Person:
         """The byte that the key sends; the terminal's line discipline makes SIGINT of it."""
         os.write(self._terminal, b"\x03")
 
-    def wait_end(self, timeout_s: float = 20) -> int:
+    def wait_end(self, timeout_s: float = 60) -> int:
         """Exit status."""
         deadline = time.monotonic() + timeout_s
         fd = os.pidfd_open(self._pid)
@@ -174,7 +174,7 @@ class Person:
                 os.close(terminal)
                 return
 
-    def wait_for(self, wanted: str, timeout_s: float = 30, after: int = 0) -> int:
+    def wait_for(self, wanted: str, timeout_s: float = 90, after: int = 0) -> int:
         """Index of the first line from `after` on that holds `wanted`."""
         deadline = time.monotonic() + timeout_s
         with self._arrived:
@@ -192,7 +192,7 @@ class Person:
     def task(self, task: str = "train", **more: Any) -> Offer:
         correlation_id = self.offer(task, **more)
         offer = self.combiner.board.offers[correlation_id]
-        assert self.combiner.board.wait_until(lambda: offer.done, 30), self.text
+        assert self.combiner.board.wait_until(lambda: offer.done, 90), self.text
         return offer
 
     def edit(self, file: str, old: str, new: str) -> None:

@@ -107,4 +107,4 @@ def test_enroll_then_start_by_its_file_and_again_by_the_cache(person: Person, co
     person.wait_end()
     person.type("client", "start", "--client-id", client_id, "--api-url", combiner.api_url, "--local-package")
     person.wait_for("using the token of")
-    assert combiner.board.wait_until(lambda: client_id in combiner.board.connected(), 30), person.text
+    assert combiner.board.wait_until(lambda: client_id in combiner.board.connected(), 90), person.text

@@ -12,7 +12,7 @@ import pytest
 
 from scaleoutd.devcombiner.server import DevCombiner
 from tests.e2e.foreground.person import Person
-from tests.processes import read_process
+from tests.processes import is_alive, read_process
 
 # Not flushed: a step has no buffer between it and the person.
 FIRST = 'print("first line")\nsys.stderr.write("second line\\n")\nimport time; time.sleep(300)'
@@ -97,4 +97,4 @@ def test_a_pipe_that_nobody_reads_any_more_does_not_keep_the_node_from_ending(tm
         rooms = person.rooms()
         os.kill(person.pid, signal.SIGHUP)
         assert person.wait_end() == 0
-        assert rooms and not [pid for pid in rooms.values() if os.path.exists(f"/proc/{pid}")]
+        assert rooms and not [pid for pid in rooms.values() if is_alive(pid)]

@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
+from scaleoutd.cli import rooms
 from scaleoutd.devcombiner.server import DevCombiner
 from tests.e2e.foreground.person import Person
+from tests.processes import is_alive
 
-SLEEP = 'print("now asleep", flush=True)\nimport time; time.sleep(60)'
+SLEEP = 'print("now asleep", flush=True)\nimport time; time.sleep(600)'
 NESTED = "def deeper(n):\n    return deeper(n - 1) if n else 1 / 0\ndeeper(40)"
 HOSTILE = 'print("\\x1b]0;owned\\x07\\x1b[2J")'
 
@@ -44,11 +47,9 @@ def test_ctrl_c_stops_the_step_at_once_and_says_what_was_sent(person: Person) ->
     person.offer(round_id="4")
     person.wait_for("now asleep")
     running = person.steps()
-    pressed = time.monotonic()
     person.press_ctrl_c()
-    assert person.wait_end() == 130
-    assert time.monotonic() - pressed < 5
-    assert running and not any(os.path.exists(f"/proc/{pid}") for pid in running)
+    assert person.wait_end() == 130  # not when the step has slept its ten minutes
+    assert running and not any(is_alive(pid) for pid in running)
     assert "the update of round 3 was sent; the task in progress (train, round 4) was not" in person.text
     assert not any("ended by force" in line or "Traceback" in line for line in person.lines)
 
@@ -60,18 +61,18 @@ def test_ctrl_c_at_rest_says_that_nothing_was_in_progress(person: Person) -> Non
     assert "nothing was in progress" in person.text
 
 
-def test_a_second_ctrl_c_forces(person: Person, combiner: DevCombiner) -> None:
+def test_a_second_ctrl_c_forces(person: Person) -> None:
     person.edit("train.py", 'print("first version", flush=True)', SLEEP)
     person.start()
     person.offer()
     person.wait_for("now asleep")
-    combiner.faults.rpc_delays_s["PollAndReportAsync"] = 3.0  # the orderly end would wait for it
+    os.kill(person.rooms()["agent"], signal.SIGSTOP)  # the orderly end waits for it
     person.press_ctrl_c()
     person.wait_for("once more ends it by force")
     person.press_ctrl_c()
     pressed = time.monotonic()
     assert person.wait_end() == 130
-    assert time.monotonic() - pressed < 3
+    assert time.monotonic() - pressed < rooms.STOP_S - 1
 
 
 def test_the_task_that_was_interrupted_is_finished_after_a_new_start(person: Person, combiner: DevCombiner) -> None:
@@ -82,9 +83,9 @@ def test_the_task_that_was_interrupted_is_finished_after_a_new_start(person: Per
     person.wait_for("now asleep")
     person.press_ctrl_c()
     person.wait_end()
-    person.edit("train.py", "time.sleep(60)", "time.sleep(0)")
+    person.edit("train.py", "time.sleep(600)", "time.sleep(0)")
     person.start(token=token)
-    assert combiner.board.wait_until(lambda: combiner.board.offers[task].done, 30), person.text
+    assert combiner.board.wait_until(lambda: combiner.board.offers[task].done, 90), person.text
     assert combiner.board.offers[task].status == "COMPLETED"
     assert len([update for update in combiner.updates if update.correlation_id == task]) == 1
 
