@@ -11,26 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel.programs import SHOW
 from tests.kernel.real_work import MODES, sandbox
 from tests.step_client import PYTHON
-
-SHOW = """\
-import json, os, pwd, sys
-caches = ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-for name in caches:
-    folder = os.environ[name]
-    os.makedirs(folder, exist_ok=True)
-    open(folder + "/written", "w").close()
-    assert folder.startswith("/scratch/"), folder
-me = pwd.getpwuid(os.getuid())
-try:
-    import mine
-    own = mine.NAME
-except ImportError:
-    own = ""
-told = {"prefix": sys.prefix, "user": me.pw_name, "home": os.path.expanduser("~"), "own": own}
-print(json.dumps({**told, "threads": os.environ["OMP_NUM_THREADS"]}))
-"""
 
 
 @pytest.fixture
