@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.."
 
 needed="python3 python3-venv libseccomp2 jq sqlite3 ca-certificates"
 case "${1:-node}" in
-official) needed="$needed python3-numpy python3-torch python3-sklearn python3-numba" ;;
+official) needed="$needed python3-numpy python3-torch python3-sklearn python3-numba openssh-client" ;;
 system) needed="$needed mmdebstrap systemd-container qemu-system-x86 e2fsprogs cpio lz4 xz-utils zstd" ;;
 package) needed="$needed dpkg-dev binutils binutils-aarch64-linux-gnu lintian mandoc" ;;
 bench) needed="$needed bubblewrap" ;;
