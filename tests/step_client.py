@@ -95,7 +95,8 @@ class StepClient:
     """One launcher and its connection.
 
     `uid`: start it as that user, from a copy of the package that it can read.  `prelude`: Python to run in the launcher
-    before its main, to imitate another kernel.  `before_exec`: called in the child before it changes its uid.
+    before its main, to imitate another kernel.  `before_exec`: called in the child before it changes its uid.  `unit`: as in a
+    unit of systemd, though around it there is none.
     """
 
     def __init__(
@@ -105,9 +106,10 @@ class StepClient:
         extra_fds: Sequence[int] = (),
         prelude: str = "",
         before_exec: Callable[[], None] = lambda: None,
+        unit: bool = False,
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        command = launcher_command(python)
+        command = [*launcher_command(python), *(["--service"] if unit else [])]
         if uid is not None:
             command = [part.replace(repr(str(PROJECT)), repr(str(readable_copy()))) for part in command]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Five ways to run one command, by turns: a plain spawn, bubblewrap, a launcher of ours that is cold, warm, or has prepared.
 
-Every way runs from the request to the command's end, its output in a file.  Processor time is that of every process which was
-waited for; a warm launcher's counts over the whole run, its clean-up after each command included.
+Every way runs from the request to the command's end, its output in a file.  Every launcher is used once, as a task uses it.
+Processor time is that of every process which was waited for, the launcher's start and its clean-up included.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, Protocol
 
 from benchmarks.bubblewrap import Bubblewrap
@@ -23,7 +22,7 @@ from scaleoutd.ipc.step import Prepare
 from scaleoutd.step import syscalls
 from tests.step_client import MIB, StepClient
 
-CPUCLOCK_SCHED = 2  # linux/posix-timers.h; the clock of a process is its inverted number with this in the low three bits
+REST_S = 0.05  # for the inspector's end, which comes after its answer
 
 
 class Column(Protocol):
@@ -94,46 +93,36 @@ class Cold(Waited):
         super().settle()
 
 
-class Warm:
-    """One launcher that is connected; its first command is warm-up."""
+class Warm(Waited):
+    """A launcher for each command, connected before the request as a spare is; it has done what it does while nobody waits."""
 
-    def __init__(self, plan: SandboxPlan) -> None:
-        self._plan, self._client = plan, StepClient()
-        with tempfile.TemporaryFile() as output:
-            execute(self._client, plan, output)
-        self._before_s = self._used_s()
+    _client: StepClient
 
     def ready(self) -> None:
-        pass
+        super().ready()
+        self._client = StepClient(unit=self._plan.backend == "systemd")
+        self._prepare()
+        # Requests are served in order: the answer of one says that all before it is done, what comes after the hello too.
+        with _model() as model:
+            self._client.inspect(self._plan, ModelRules(("raw",), MIB), model.fileno())
+        time.sleep(REST_S)
+
+    def _prepare(self) -> None:
+        """What a task asks for before the request."""
 
     def run(self, output: IO[bytes]) -> None:
         execute(self._client, self._plan, output)
 
     def settle(self) -> None:
-        pass
-
-    @property
-    def cpu_s(self) -> float:
-        return self._used_s() - self._before_s
-
-    def _used_s(self) -> float:
-        pid = self._client.process.pid
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        reaped_s = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(~pid << 3 | CPUCLOCK_SCHED) + reaped_s
-
-    def close(self) -> None:
         self._client.close()
+        super().settle()
 
 
 class Prepared(Warm):
-    """The sandbox is built before the request, as in a task, where that happens while the model arrives."""
+    """The sandbox is built before the request too, as in a task, where that happens while the model arrives."""
 
-    def ready(self) -> None:
+    def _prepare(self) -> None:
         self._client.channel.tell(Prepare(self._plan))
-        # Prepare has no answer; requests are served in order, so that of the next one says that it is done.
-        with _model() as model:
-            self._client.inspect(self._plan, ModelRules(("raw",), MIB), model.fileno())
 
 
 @contextmanager

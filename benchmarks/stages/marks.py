@@ -55,11 +55,11 @@ PLACES: dict[str, dict[str, str]] = {
     },
     "step": {
         "scaleoutd.step.launcher": "Launcher._inspect Launcher._execute Launcher._gate Launcher.order_of"
-        " Launcher._prepare Launcher._prepare_scratch Launcher._clean_up",
+        " Launcher._prepare Launcher._run_of Launcher._clean_up",
         "scaleoutd.step.children": "call reap _settle _limit_child",
         "scaleoutd.step.execute": "Execution.prepare Execution._await_exec Execution._serve Execution._kill Execution._drain",
         "scaleoutd.step.init": "_settle_descriptors _kill_rest",
-        "scaleoutd.step.namespaces": "enter fork_in_pid_namespace",
+        "scaleoutd.step.namespaces": "fill fork_in_pid_namespace",
         "scaleoutd.step.confine": "become restrict",
         "scaleoutd.step.limits": "Cgroup.leave Cgroup.apply",
         "scaleoutd.step.inspect": "inspect_model",

@@ -43,6 +43,8 @@ class Probe:
 @message("probed")
 @dataclass(frozen=True)
 class Probed:
+    """What was proven, and with which filter and Landlock ABI."""
+
     outcomes: tuple[Enforcement, ...]
     filter_sha256: str = ""
     landlock_abi: Natural = 0
@@ -59,7 +61,7 @@ class Clean:
 @message("cleaned")
 @dataclass(frozen=True)
 class Cleaned:
-    pass
+    """Nothing is left in the scratch folder."""
 
 
 @message("inspect")
@@ -74,6 +76,8 @@ class Inspect:
 @message("inspected")
 @dataclass(frozen=True)
 class Inspected:
+    """What the confined child says of the model."""
+
     facts: ModelFacts
 
 
@@ -101,19 +105,23 @@ class Execute:
 @message("started")
 @dataclass(frozen=True)
 class Started:
+    """The exec has happened.  `pid`: of the run's pid 1, as the launcher sees it."""
+
     pid: Natural
 
 
 @message("ended")
 @dataclass(frozen=True)
 class Ended:
+    """The run is over, and nothing of it is alive."""
+
     result: StepResult
 
 
 @message("cancel-step")
 @dataclass(frozen=True)
 class CancelStep:
-    pass
+    """End the run now, and report."""
 
 
 @message("gate")

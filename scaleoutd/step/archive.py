@@ -36,6 +36,8 @@ _NEWEST_VERSION = 63  # of APPNOTE 6.3, in tenths (4.4.3)
 
 @dataclass(frozen=True)
 class Entry:
+    """One file of the archive."""
+
     name: str
     method: int
     flags: int

@@ -53,6 +53,8 @@ class Cell:
 
 @dataclass
 class Outcome:
+    """What a child answered; the descriptors are the caller's."""
+
     value: dict[str, Any]
     descriptors: list[int] = field(default_factory=list)
 

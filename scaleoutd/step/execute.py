@@ -23,9 +23,10 @@ from scaleoutd.core.plan import SandboxPlan, StepResult
 from scaleoutd.errors import CODES, LaunchError, PeerError, from_code
 from scaleoutd.ipc.channel import Channel
 from scaleoutd.ipc.step import CancelStep
-from scaleoutd.step import init, limits, namespaces, outcomes
+from scaleoutd.step import limits, orders, outcomes
 from scaleoutd.step.killer import Killer
 from scaleoutd.step.seccomp import Filters, Supervisor
+from scaleoutd.step.waiting import Waiting
 
 _READ_BYTES = 64 * 1024
 _START_TIMEOUT_S = 20.0
@@ -33,32 +34,32 @@ _REPORT_S = 3.0  # for pid 1 to kill, count and report when the launcher ends th
 _SERVE_AT_ONCE = 64  # notifications answered before the other descriptors get their turn
 
 
-class _Ends:
-    """The launcher's ends of a run: the output pipe, pid 1's reports, the main process until its exec."""
-
-    def __init__(self, out: int, control: socket.socket, door: socket.socket) -> None:
-        self.out, self.control, self.door = out, control, door
-
-    def close(self) -> None:
-        self.door.close()
-        self.control.close()
-        os.close(self.out)
-
-
 class Execution:
-    """One run of one plan: `prepare` (or `run` does it), then `run` once or `close`."""
+    """One run of one plan, in the processes that wait for it: `prepare` (or `run` does it), then `run` once or `close`.
+
+    `renew` empties the scratch folder when the main process has found something in it.
+    """
 
     def __init__(
-        self, channel: Channel, order: init.Order, group: limits.Cgroup, filters: Filters, killer: Killer | None = None
+        self,
+        channel: Channel,
+        order: orders.Order,
+        waiting: Waiting,
+        group: limits.Cgroup,
+        filters: Filters,
+        killer: Killer | None = None,
+        renew: Callable[[], None] = lambda: None,
     ) -> None:
         self._channel = channel
+        self._renew = renew
         self._killer = killer
         self._order = order
         self.plan: SandboxPlan = order.plan
         self._group = group
         self._names = filters.names
-        self._pid = 0
-        self._ends: _Ends | None = None
+        self._pid = waiting.pid
+        self._ends: Waiting | None = waiting
+        self._has_order = False
         self._supervisor: Supervisor | None = None
         self._denied: dict[str, int] = {}
         self._report: dict[str, Any] | None = None
@@ -77,7 +78,7 @@ class Execution:
         """
         start = time.monotonic()
         try:
-            ends = self._ends or self.prepare()
+            ends = self.prepare()
             supervisor = self._await_exec(ends.door, ends.control)
             started(self._pid)
             self._serve(supervisor, ends.control, ends.out, log_fd, terminal_fd, start + self.plan.limits.wall_clock_s)
@@ -90,43 +91,25 @@ class Execution:
             raise PeerError("cannot report the run: the runner closed the connection", code="peer-closed")
         return self._result(wall_ms)
 
-    def prepare(self) -> _Ends:
-        """Forks pid 1, which builds the view and the confined main process.  That does not exec before `run`."""
-        out_read, out_write = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(out_read, False)
-        control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        door, their_door = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._ends = _Ends(out_read, control, door)
-        try:
-            self._pid = self._fork(out_write, their_control.fileno(), their_door.fileno())
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            os.close(out_write)
-            their_control.close()
-            their_door.close()
+    def prepare(self) -> Waiting:
+        """Gives the order: pid 1 completes the view, the main process confines itself, and does not exec before `run`."""
+        if self._ends is None:
+            raise LaunchError("cannot start the step: its processes have ended")
+        if not self._has_order:
+            self._has_order = True
+            orders.send(self._order, self._ends.control.fileno(), self._ends.door.fileno())
         return self._ends
 
     def close(self) -> None:
         """Kills what there is of the run, also of one that did not begin."""
         self._kill()
         if self._ends is not None:
-            self._ends.close()
+            self._ends.close_ends()
             self._ends = None
         if self._supervisor:
             self._denied = self._supervisor.denied
             self._supervisor.close()
             self._supervisor = None
-
-    def _fork(self, out: int, control: int, door: int) -> int:
-        try:
-            pid = namespaces.fork_in_pid_namespace() if self._order.own_namespaces else os.fork()
-        except OSError as exc:
-            raise LaunchError(f"cannot start the step: {exc.strerror} ({exc.filename or 'fork'})") from exc
-        if pid == 0:
-            init.run(self._order, out, control, door)
-        return pid
 
     def _await_exec(self, door: socket.socket, control: socket.socket) -> Supervisor:
         """Takes the listener, lets the main process go; returns when the exec has happened, raises what failed."""
@@ -143,7 +126,10 @@ class Execution:
                 body, descriptors = _receive(door)
                 if descriptors:
                     self._supervisor = Supervisor(descriptors[0], self._names)
-                    init.tell_go(control, door)
+                    orders.tell_go(control, door)
+                elif body is not None and "left" in body:
+                    self._renew()
+                    orders.tell_go(door)
                 elif body is None and self._supervisor:
                     return self._supervisor
                 else:  # pid 1 may have told why before it ended

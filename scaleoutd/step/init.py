@@ -1,86 +1,73 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pid 1 of a run, and the child of it that becomes the step.
+"""Pid 1 of a run; its child is the one that becomes the step (mainprocess.py).
 
-Pid 1 builds the view, forks the main process, gives up everything, and then only reaps, measures and waits.  When the main
-process ends it kills what is left (kill(-1) reaches the run's pid namespace and nothing else), counts it, reports, and ends;
-the kernel would kill the rest even if it did not.  When the launcher goes away, its end of `control` hangs up and pid 1 ends.
+Both are forked while the launcher is warm, and wait for their order: pid 1 has made the namespaces and what of the view does
+not depend on a plan.  With its order it completes the view, gives up everything, and then only reaps, measures and waits.
+When the main process ends it kills what is left (kill(-1) reaches the run's pid namespace and nothing else), counts it, reports,
+and ends; the kernel would kill the rest even if it did not.  When the launcher goes away, its end of `control` hangs up and pid 1
+ends.
 
 With the backend `inner` there is no pid namespace: the same process is then a child subreaper and kills its descendants
 until none is left.  In a unit (backend `systemd`) there is none either, but the run has a uid of its own: kill(-1) reaches the
 run there too, and nothing else.
 
-On `control` (SOCK_SEQPACKET, JSON): {"failed": …} or {"ended": …}, in which `over` names the limit that pid 1 saw exceeded.  One
-packet from the launcher asks for the end now, for a limit of its own or a cancellation, so that this has its figures too.  On
-`door`: {"failed": …} or the listener's descriptor; end of file on `door` means that exec succeeded.
+`control` and `door` (SOCK_SEQPACKET, JSON) bring the order first.  Then on `control`: {"failed": …} or {"ended": …}, in which
+`over` names the limit that pid 1 saw exceeded.  One packet from the launcher asks for the end now, for a limit of its own or a
+cancellation, so that this has its figures too.  On `door`: {"failed": …}, {"left": …} when scratch is to be emptied first, or the
+listener's descriptor; end of file on `door` means that exec succeeded.
 Both wait for the launcher's word (`tell_go`): a run is built while its model arrives, and begins when that is on record.
 """
 
 from __future__ import annotations
 
-import array
 import fcntl
-import json
 import os
 import resource
 import select
 import signal
 import socket
-import termios
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from scaleoutd.core.plan import SandboxPlan
-from scaleoutd.errors import LaunchError, ScaleoutError
-from scaleoutd.step import confine, limits, namespaces, syscalls, view, watch
-from scaleoutd.step.confine import Identity
+from scaleoutd.errors import LaunchError
+from scaleoutd.step import confine, mainprocess, namespaces, orders, syscalls, watch
 from scaleoutd.step.landlock import Grant
+from scaleoutd.step.orders import Base, Order
 
 NULL, OUT, ERR, CONTROL, DOOR = 0, 1, 2, 3, 4
 _NICE = -10
 _KILL_S = 5.0
 _MEASURE_S = 10.0  # for the last measurement of scratch
 _MEASURE_EARLY_S = 2.0  # the same when a limit or the launcher ended the run
-_GO = b"go"
-_PROCESSES_OF_OURS = {"namespaces": 3, "systemd": 3, "inner": 3}  # launcher, pid 1, and the main process before its exec
 
 
-@dataclass(frozen=True)
-class Order:
-    """All that a run needs, made by the launcher before the fork."""
-
-    plan: SandboxPlan
-    view: view.View
-    identity: Identity
-    program: bytes
-    landlock_abi: int
-    watch_memory: bool
-    watch_processes: bool
-    own_namespaces: bool
-    scratch: str  # as pid 1 sees it
-    work: Callable[[], None] | None = None  # done by the confined main process instead of the exec: the probes
-    unit: bool = False  # backend systemd: the unit's view, and a uid that nobody else has
-    person: int | None = None  # standard input, output and error for a person, instead of /dev/null and the output pipe
-
-
-def run(order: Order, out: int, control: int, door: int) -> NoReturn:
+def run(base: Base, out: int, control: int, door: int) -> NoReturn:
     """The child's side of the launcher's fork.  Never returns."""
     try:
-        _settle_descriptors(out, control, door, order.person)
+        _settle_descriptors(out, control, door)
         os.setsid()
         os.umask(0o022)
-        if order.own_namespaces:
+        root = -1
+        if base.own_namespaces:
             with confine.stage("namespaces and view"):
-                namespaces.enter(order.view)
+                root = namespaces.enter()
         else:
             syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         wakeup = _catch_children()
+        view_made, tell_made = os.pipe2(os.O_CLOEXEC)
         main = os.fork()
         if main == 0:
-            _become_step(order)
+            mainprocess.become_step(base, DOOR, view_made)
+        os.close(view_made)
         os.close(DOOR)
         _take_precedence()
+        order, trees = _take_order(base, main)
+        if base.own_namespaces:
+            with confine.stage("namespaces and view"):
+                namespaces.fill(root, order.view, trees)
+                os.close(root)
+        os.write(tell_made, b"1")
+        os.close(tell_made)
         confine.become(order.identity)
         grants = order.view.grants
         if not order.own_namespaces:
@@ -90,17 +77,17 @@ def run(order: Order, out: int, control: int, door: int) -> NoReturn:
         confine.restrict(grants, order.program, abi=0 if order.unit else order.landlock_abi, scopes=False)
         _wait(order, main, wakeup)
     except BaseException as exc:  # noqa: BLE001 - the last line of defence: report, then end with everything
-        _tell(CONTROL, {"failed": _failure(exc)})
+        orders.tell(CONTROL, {"failed": orders.failure(exc)})
     os._exit(70)
 
 
-def tell_go(control: socket.socket, door: socket.socket) -> None:
-    """The launcher's word that the run may begin: to pid 1, then to the main process."""
-    for sock in (control, door):
-        try:
-            sock.send(_GO, socket.MSG_NOSIGNAL)
-        except BrokenPipeError:
-            pass  # its end is seen where its words are read
+def _take_order(base: Base, main: int) -> tuple[Order, list[int]]:
+    try:
+        return orders.take(base, CONTROL)
+    except orders.Gone:
+        os.kill(main, signal.SIGKILL)
+        os.waitpid(main, 0)
+        os._exit(0)
 
 
 def _take_precedence() -> None:
@@ -111,14 +98,12 @@ def _take_precedence() -> None:
         return  # an ordinary user's launcher may not, and watches as well as it can
 
 
-def _settle_descriptors(out: int, control: int, door: int, person: int | None) -> None:
-    """0 is /dev/null, 1 and 2 the output (or all three a person's), 3 control, 4 door; nothing else stays open."""
+def _settle_descriptors(out: int, control: int, door: int) -> None:
+    """0 is /dev/null, 1 and 2 the output, 3 control, 4 door; nothing else stays open."""
     with confine.stage("descriptors"):
         above = 10  # out of the way of the numbers below
         out, control, door = (fcntl.fcntl(fd, fcntl.F_DUPFD, above) for fd in (out, control, door))
         null = fcntl.fcntl(os.open("/dev/null", os.O_RDONLY), fcntl.F_DUPFD, above)
-        if person is not None:
-            null = out = fcntl.fcntl(person, fcntl.F_DUPFD, above)
         for target, source in ((NULL, null), (OUT, out), (ERR, out), (CONTROL, control), (DOOR, door)):
             os.dup2(source, target)
         syscalls.close_range(DOOR + 1)
@@ -135,69 +120,6 @@ def _catch_children() -> socket.socket:
 
 
 _keep: list[socket.socket] = []
-
-
-def _become_step(order: Order) -> NoReturn:
-    """The inner stage, then exec.  Any error is told through the door; nothing runs."""
-    plan = order.plan
-    try:
-        signal.set_wakeup_fd(-1)
-        with confine.stage("descriptors"):
-            os.dup2(DOOR, CONTROL, inheritable=False)
-            syscalls.close_range(CONTROL + 1)
-        with confine.stage("session"):
-            os.setsid()
-            os.umask(0o077)
-            if order.person is not None and os.isatty(NULL):
-                fcntl.ioctl(NULL, termios.TIOCSCTTY, 0)  # Ctrl-C is for what runs in the shell
-        with confine.stage("oom_score_adj"):
-            _raise_oom_score(order)
-        with confine.stage("rlimits"):
-            processes = _process_bound(order) if order.watch_processes else None
-            confine.set_rlimits(limits.rlimits_of(plan.limits, address_space=order.watch_memory, processes=processes))
-        if not order.unit:
-            with confine.stage("working folder"):
-                os.chdir(plan.cwd)
-        confine.default_signals()
-        confine.become(order.identity)
-        if order.unit:  # a folder of the step's is closed to the launcher's user
-            with confine.stage("working folder"):
-                os.chdir(plan.cwd)
-        listener = confine.restrict(order.view.grants, order.program, abi=order.landlock_abi, listener=True)
-        _tell(CONTROL, {"listener": True}, [listener])
-        os.close(listener)
-        if not os.read(CONTROL, len(_GO)):
-            os._exit(70)
-        if order.work is not None:
-            os.close(CONTROL)
-            order.work()
-            os._exit(0)
-        os.execvpe(plan.command[0], list(plan.command), dict(plan.environment))  # noqa: S606 - this is what it is for
-    except BaseException as exc:  # noqa: BLE001 - told through the door, then the process ends
-        if isinstance(exc, OSError):
-            exc = LaunchError(
-                f"cannot start {plan.command[0]!r}: {exc.strerror}",
-                hint="The program must lie in the view of the step and be executable by everybody.",
-            )
-        if order.work is not None:
-            os._exit(71)
-        _tell(CONTROL, {"failed": _failure(exc)})
-    os._exit(70)
-
-
-def _raise_oom_score(order: Order) -> None:
-    """Then /proc becomes read-only, so that the step cannot lower it again even without Landlock."""
-    if os.geteuid() != 0:
-        syscalls.prctl(syscalls.PR_SET_DUMPABLE, 1)  # /proc/self is root's while the process is not dumpable
-    _write("/proc/self/oom_score_adj", confine.OOM_SCORE_FIRST)
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
-    if order.own_namespaces:
-        namespaces.make_read_only("/proc")
-
-
-def _process_bound(order: Order) -> int:
-    """RLIMIT_NPROC of the step: its own, and those of ours that count as its uid."""
-    return order.plan.limits.processes + _PROCESSES_OF_OURS[order.plan.backend]
 
 
 def _wait(order: Order, main: int, wakeup: socket.socket) -> NoReturn:
@@ -219,7 +141,7 @@ def _wait(order: Order, main: int, wakeup: socket.socket) -> NoReturn:
             _kill_rest(order)
             os._exit(0)
         if CONTROL in events:  # a socket that is closed with something unread resets, and the report would be lost
-            begun, asked = True, os.read(CONTROL, 64) != _GO
+            begun, asked = True, os.read(CONTROL, 64) != orders.GO
         if wakeup.fileno() in events:
             wakeup.recv(4096)
         status = _reap(main)
@@ -235,7 +157,7 @@ def _wait(order: Order, main: int, wakeup: socket.socket) -> NoReturn:
     tree, whole = watch.measure_tree(order.scratch, time.monotonic() + (_MEASURE_S if status is not None else _MEASURE_EARLY_S))
     # What could not be measured is more than there may be: a folder that was closed or is too deep could hold anything.
     scratch_bytes = tree.bytes if whole or status is None else max(tree.bytes, order.plan.limits.scratch_bytes + 1)
-    _tell(CONTROL, {"ended": {
+    orders.tell(CONTROL, {"ended": {
         "status": status,
         "over": over,
         "killed": killed,
@@ -256,7 +178,7 @@ def _is_fork_refused(order: Order) -> bool:
     same bound less the main process, while what it started is still alive.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    bound = _process_bound(order) - 1
+    bound = orders.process_bound(order) - 1
     resource.setrlimit(resource.RLIMIT_NPROC, (bound if hard == resource.RLIM_INFINITY else min(bound, hard), hard))
     try:
         pid = os.fork()
@@ -325,27 +247,3 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         pass  # it has ended meanwhile, or nobody is left
-
-
-def _failure(exc: BaseException) -> dict[str, str]:
-    if isinstance(exc, ScaleoutError):
-        return {"code": exc.code, "message": exc.message[:2000], "hint": exc.hint[:2000]}
-    return {"code": "launch-failed", "message": f"cannot run the step: {type(exc).__name__}: {exc}"[:2000], "hint": ""}
-
-
-def _tell(fd: int, body: dict[str, Any], descriptors: list[int] | None = None) -> None:
-    """Sends one packet on the bare descriptor; when the launcher is gone there is nobody to tell, and the caller ends."""
-    control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-    with socket.socket(fileno=os.dup(fd)) as sock:
-        try:
-            sock.sendmsg([json.dumps(body).encode()], control, socket.MSG_NOSIGNAL)
-        except BrokenPipeError:
-            os._exit(70)
-
-
-def _write(path: str, text: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, text.encode())
-    finally:
-        os.close(fd)

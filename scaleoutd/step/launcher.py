@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import functools
+import gc
 import os
 import signal
 import stat
@@ -46,12 +47,12 @@ from scaleoutd.step import (
     devices,
     execute,
     gate,
-    init,
     inspect,
     killer,
     landlock,
     limits,
     namespaces,
+    orders,
     outputs,
     probe,
     scratch,
@@ -61,6 +62,7 @@ from scaleoutd.step import (
 )
 from scaleoutd.step.landlock import Grant
 from scaleoutd.step.start import CONNECTION_FD
+from scaleoutd.step.waiting import Waiting
 
 REQUESTS = (Probe, Clean, Prepare, Inspect, Execute, Gate)
 
@@ -70,15 +72,16 @@ class Launcher:
 
     def __init__(self, channel: Channel, unit: bool = False) -> None:
         self._channel, self._unit = channel, unit
-        self._filters = filters()
+        self._filters = seccomp.loaded()
         self._abi = min(syscalls.landlock_abi(), 7)
-        self._namespaces_error = None if unit else _prepare_namespaces()
+        self._namespaces_error = None if unit else namespaces.why_not()
         self._scratch: tuple[str, confine.Identity] | None = None
         self._prepared: execute.Execution | None = None
         self._group = limits.Cgroup()
         if unit:
             self._group.adopt()
-        self._killer = killer.Killer() if unit else None
+        self._killer: killer.Killer | None = None
+        self._waiting: Waiting | None = None
 
     def serve(self) -> None:
         """Greets, then answers requests until the connection ends."""
@@ -112,6 +115,22 @@ class Launcher:
         if not self._unit:
             self._group.enter(f"{limits.GROUP_PREFIX}{os.getpid()}")
         records.learn(Hello, *REQUESTS)  # done already in the launcher of a template
+        gc.collect()
+        gc.freeze()  # a collection later on, in a fork or here, would write into all that they share
+        self._killer = killer.Killer() if self._unit else None
+        self._waiting = self._fork(own_namespaces=not self._unit and self._namespaces_error is None)
+
+    def _fork(self, *, own_namespaces: bool) -> Waiting:
+        return Waiting(orders.Base(own_namespaces, self._unit, self.order_of, probe.act))
+
+    def _take_waiting(self, *, own_namespaces: bool) -> Waiting:
+        """What was forked while warm; for a second run, or where it is not what the plan needs, it is forked now."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and waiting.fits(own_namespaces=own_namespaces):
+            return waiting
+        if waiting is not None:
+            waiting.discard()
+        return self._fork(own_namespaces=own_namespaces)
 
     def _answer(self, received: Received) -> None:
         handlers: dict[type[Any], Callable[[Received], None]] = {
@@ -131,7 +150,10 @@ class Launcher:
 
     def _clean(self, received: Received) -> None:
         request: Clean = received.message
-        self._prepare_scratch(request.plan, confine.identity_of(request.plan))
+        plan, identity = request.plan, confine.identity_of(request.plan)
+        if not self._unit:
+            scratch.make(plan.scratch, identity)
+        self._scratch = (plan.scratch, identity)
         self._clean_up()
         self._channel.tell(Cleaned())
 
@@ -206,10 +228,9 @@ class Launcher:
         plan = received.message.plan
         # A driver may load after the node starts: whether the devices are there is asked before each run, not now.
         order = self.order_of(plan, devices.present(plan.devices))
-        self._prepare_scratch(plan, order.identity)
         with confine.stage("cgroup"):
             self._group.apply(plan.limits)
-        found = probe.prove(self._channel, order, self._group, self._filters, self._killer)
+        found = probe.prove(order, self._run_of)
         self._channel.tell(Probed(found, self._filters.step_sha256, self._abi))
 
     def _reader_cell(self, plan: SandboxPlan) -> children.Cell:
@@ -234,8 +255,13 @@ class Launcher:
             self._drop_prepared()
             run = self._new_run(plan, received.descriptors[-1] if request.person else None)
         self._prepared = None
-        with confine.stage("cgroup"):
-            self._group.apply(plan.limits)
+        try:
+            run.prepare()
+            with confine.stage("cgroup"):  # beside what the order has begun; the exec waits for our word
+                self._group.apply(plan.limits)
+        except BaseException:
+            run.close()
+            raise
         terminal = received.descriptors[1] if request.terminal else None
         result = run.run(received.descriptors[0], terminal, lambda pid: self._channel.tell(Started(pid)))
         self._channel.tell(Ended(result))
@@ -251,27 +277,35 @@ class Launcher:
         self._prepared = run
 
     def _new_run(self, plan: SandboxPlan, person: int | None = None) -> execute.Execution:
-        order = dataclasses.replace(self.order_of(plan), person=person)
-        self._prepare_scratch(plan, order.identity)
-        return execute.Execution(self._channel, order, self._group, self._filters, self._killer)
+        return self._run_of(dataclasses.replace(self.order_of(plan), person=person))
+
+    def _run_of(self, order: orders.Order) -> execute.Execution:
+        plan, identity = order.plan, order.identity
+        self._scratch = (plan.scratch, identity)
+        renew = functools.partial(self._renew, plan, identity)
+        if not self._unit and not scratch.make(plan.scratch, identity):
+            renew()  # in a unit the main process looks: the launcher may not
+        waiting = self._take_waiting(own_namespaces=order.own_namespaces)
+        return execute.Execution(self._channel, order, waiting, self._group, self._filters, self._killer, renew)
 
     def _drop_prepared(self) -> None:
         run, self._prepared = self._prepared, None
         if run is not None:
             run.close()
 
-    def order_of(self, plan: SandboxPlan, nodes: Sequence[str] | None = None) -> init.Order:
+    def order_of(self, plan: SandboxPlan, nodes: Sequence[str] | None = None) -> orders.Order:
         """What pid 1 needs to carry out `plan`; `nodes` None: all that its devices need."""
         self._check(plan)
         nodes = devices.nodes_of(plan.devices) if nodes is None else nodes
         identity = confine.identity_of(plan)
         own = plan.backend == "namespaces"
         if own:
-            sight = view.of_plan(plan, identity.uid, identity.gid, nodes)
+            sight = view.beside_bare(plan, identity.uid, identity.gid, nodes)
         else:
             sight = view.of_unit(plan, nodes) if self._unit else view.of_host(plan, nodes)
-        return init.Order(
+        return orders.Order(
             plan=plan,
+            nodes=tuple(nodes),
             view=sight,
             identity=identity,
             program=self._filters.step,
@@ -299,11 +333,8 @@ class Launcher:
                 hint="Restart the rooms so that all run the same package.",
             )
 
-    def _prepare_scratch(self, plan: SandboxPlan, identity: confine.Identity) -> None:
-        ready = False if self._unit else scratch.make(plan.scratch, identity)  # a unit's launcher may not even look
-        self._scratch = (plan.scratch, identity)
-        if not ready:
-            children.call(self._file_cell(identity, plan.scratch), _renew, [])
+    def _renew(self, plan: SandboxPlan, identity: confine.Identity) -> None:
+        children.call(self._file_cell(identity, plan.scratch), _renew, [])
 
     def _file_cell(self, identity: confine.Identity, folder: str, access: landlock.Access = "write") -> children.Cell:
         """A child that may open, with "write" also delete, what lies in `folder`."""
@@ -323,6 +354,9 @@ class Launcher:
         """Empties scratch when the connection has ended, and leaves the cgroup."""
         try:
             self._drop_prepared()
+            waiting, self._waiting = self._waiting, None
+            if waiting is not None:
+                waiting.discard()
             if self._scratch is not None:
                 path, identity = self._scratch
                 children.call(self._file_cell(identity, path), _empty, [])
@@ -348,24 +382,6 @@ def _renew() -> tuple[dict[str, Any], tuple[int, ...]]:
 def _empty() -> tuple[dict[str, Any], tuple[int, ...]]:
     scratch.empty(".")
     return {}, ()
-
-
-@functools.cache
-def filters() -> seccomp.Filters:
-    """Read once; a template has read them for its launchers."""
-    return seccomp.load()
-
-
-def _prepare_namespaces() -> KernelSupportError | None:
-    """For an ordinary user: the user namespace, once.  The error is kept: the backend `inner` does not need it."""
-    try:
-        if os.geteuid() == 0:
-            namespaces.check_root()
-        else:
-            namespaces.enter_user_namespace()
-    except KernelSupportError as exc:
-        return exc
-    return None
 
 
 def main() -> None:

@@ -3,18 +3,22 @@
 
 Root makes mounts as root in a mount namespace of the run: paths below a 0700 home stay reachable as sources, and no user
 namespace is needed.  An ordinary user's launcher moves itself, once, into a user namespace that maps its own uid and gid and
-nothing else; from then on both cases are the same code.  Every source is opened before the new root is attached, every
-target is walked from the new root by descriptors without following links.
+nothing else; from then on both cases are the same code.  A root is made in two parts: what every run has, before there is a
+plan (`enter`), and what the plan names (`fill`).  The sources of the plan are opened by the launcher, in its own mount
+namespace: a mount that the host made after `enter` is there.  Every target is walked from the new root by descriptors without
+following links.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
+from dataclasses import replace
 
 from scaleoutd.errors import KernelSupportError
 from scaleoutd.step import syscalls
-from scaleoutd.step.view import View
+from scaleoutd.step.view import BARE, View
 
 _OF_RUN = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWCGROUP
 _STAGING = "/tmp"  # noqa: S108 - the new root is attached here for an instant, inside the run's own mount namespace
@@ -23,6 +27,19 @@ HINT_USER_NAMESPACES = (
     "Allow user namespaces (sysctl user.max_user_namespaces > 0, kernel.unprivileged_userns_clone=1; on Ubuntu"
     " kernel.apparmor_restrict_unprivileged_userns=0 or an AppArmor profile with userns), run as root, or use the service."
 )
+
+
+def why_not() -> KernelSupportError | None:
+    """Why there can be no namespaces; for an ordinary user this makes the user namespace, once.  Not raised: the backend `inner`
+    does not need them."""
+    try:
+        if os.geteuid() == 0:
+            check_root()
+        else:
+            enter_user_namespace()
+    except KernelSupportError as exc:
+        return exc
+    return None
 
 
 def enter_user_namespace() -> None:
@@ -102,17 +119,38 @@ def _fork_through_middle() -> int:
     return answer
 
 
-def enter(view: View) -> None:
-    """Leaves the launcher's namespaces and makes `view` the root.  OSError names the path at fault."""
+def enter() -> int:
+    """Leaves the launcher's namespaces for a root that has what every view has (view.BARE); `fill` adds what a plan names.
+
+    The root's descriptor, which is the caller's.  OSError names the path at fault.
+    """
     syscalls.unshare(_OF_RUN)
     syscalls.sethostname("step")
     syscalls.mount("none", "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
-    trees = [(_open_source(attach.source, attach.optional), attach) for attach in view.attach]
+    present = [attach for attach in BARE.attach if not attach.optional or os.path.exists(attach.source)]
+    bare = replace(BARE, attach=tuple(present))
+    trees = open_sources(bare)
     syscalls.mount("step", _STAGING, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "size=1m,nr_inodes=8k,mode=0755")
     os.chdir(_STAGING)
     root = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     for path in ("/proc", "/sys", "/etc", "/dev"):
         os.close(_make(root, path, folder=True))
+    _put(root, bare, trees)
+    syscalls.mount("proc", "./proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+    syscalls.pivot_root(".", ".")
+    syscalls.umount2(".", syscalls.MNT_DETACH)
+    os.chdir("/")
+    return root
+
+
+def fill(root: int, view: View, trees: Sequence[int]) -> None:
+    """Completes the root that `enter` made with `view` and the `trees` of its sources; from then on it is read-only."""
+    _put(root, view, trees)
+    make_read_only("/")
+
+
+def _put(root: int, view: View, trees: Sequence[int]) -> None:
+    """Acts in the working folder, which is `root`."""
     flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
     # Before the binds: one of them may lie below /tmp.
     for tmpfs in view.tmpfs:
@@ -125,15 +163,21 @@ def enter(view: View) -> None:
         os.close(fd)
     for file in view.files:
         _write(root, file.path, file.content)
-    for tree, attach in trees:
-        if tree is not None:
-            _attach(root, tree, attach.target, attach.attributes)
-    syscalls.mount("proc", "./proc", "proc", flags)
-    syscalls.pivot_root(".", ".")
-    syscalls.umount2(".", syscalls.MNT_DETACH)
-    os.chdir("/")
-    make_read_only("/")
-    os.close(root)
+    for tree, attach in zip(trees, view.attach, strict=True):
+        _attach(root, tree, attach.target, attach.attributes)
+
+
+def open_sources(view: View) -> list[int]:
+    """Detached copies of the mounts that `view` attaches, as the caller sees them."""
+    trees: list[int] = []
+    try:
+        for attach in view.attach:
+            trees.append(_open_source(attach.source))
+    except BaseException:
+        for tree in trees:
+            os.close(tree)
+        raise
+    return trees
 
 
 def make_read_only(path: str) -> None:
@@ -144,13 +188,9 @@ def make_read_only(path: str) -> None:
         os.close(fd)
 
 
-def _open_source(path: str, optional: bool) -> int | None:
+def _open_source(path: str) -> int:
     try:
         return syscalls.open_tree(path)
-    except FileNotFoundError as exc:
-        if optional:
-            return None
-        raise OSError(exc.errno, exc.strerror, path) from exc
     except OSError as exc:
         raise OSError(exc.errno, exc.strerror, path) from exc
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from scaleoutd.core.plan import OUTCOMES, Enforcement, Outcome
 
 if TYPE_CHECKING:
-    from scaleoutd.step.init import Order
+    from scaleoutd.step.orders import Order
 
 
 def providers(outcome: Outcome, *, own_namespaces: bool, own_uid: bool, landlock_abi: int, unit: bool = False) -> tuple[str, ...]:

@@ -17,19 +17,16 @@ import signal
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import NoReturn
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NoReturn
 
 from scaleoutd.core import strictjson
 from scaleoutd.core.devices import NODES, always_closed
 from scaleoutd.core.plan import OUTCOMES, Enforcement, Outcome
 from scaleoutd.errors import KernelSupportError, LaunchError
-from scaleoutd.ipc.channel import Channel
-from scaleoutd.step import confine, devices, execute, init, limits, outcomes
-from scaleoutd.step.killer import Killer
-from scaleoutd.step.seccomp import Filters
+from scaleoutd.step import confine, devices, execute, orders, outcomes
 
 _WALL_CLOCK_S = 20
 _PIDS_INSIDE = 16  # no process of the probe has a higher number in its own pid namespace
@@ -67,16 +64,16 @@ class Arena:
     foreign_devices: tuple[str, ...]
 
 
-def prove(
-    channel: Channel, order: init.Order, group: limits.Cgroup, filters: Filters, killer: Killer | None = None
-) -> tuple[Enforcement, ...]:
-    """One Enforcement an outcome; KernelSupportError when one that the plan demands is open."""
+def prove(order: orders.Order, begin: Callable[[orders.Order], execute.Execution]) -> tuple[Enforcement, ...]:
+    """One Enforcement an outcome; KernelSupportError when one that the plan demands is open.
+
+    `begin` makes the run of an order as that of any request is made, so what is proven is what runs.
+    """
     with _arena(order) as arena:
         _check_controls(arena)
         bounds = replace(order.plan.limits, wall_clock_s=_WALL_CLOCK_S, stdout_bytes=64 * 1024)
         plan = replace(order.plan, limits=bounds, cwd="/" if order.own_namespaces else order.plan.scratch)
-        order = replace(order, plan=plan, work=functools.partial(_inside, arena, order.scratch))
-        answers, ended = _run(execute.Execution(channel, order, group, filters, killer))
+        answers, ended = _run(begin(replace(order, plan=plan, act=asdict(arena))))
     allowed = {name: [act for act, result in answers.get(name, {}).items() if result == "allowed"] for name in OUTCOMES}
     if not ended:
         allowed["no-survivor"].append("process")
@@ -118,7 +115,7 @@ def _run(run: execute.Execution) -> tuple[dict[str, dict[str, str]], bool]:
 
 
 @contextmanager
-def _arena(order: init.Order) -> Iterator[Arena]:
+def _arena(order: orders.Order) -> Iterator[Arena]:
     name = f"scaleoutd-probe-{os.getpid()}-{os.urandom(4).hex()}"  # not guessable
     # In a unit /tmp is the step's own; beside its scratch folder there is one of ours.
     folder = f"{os.path.dirname(order.scratch)}/probe/{name}" if order.unit else f"/tmp/{name}"  # noqa: S108
@@ -154,7 +151,7 @@ def _arena(order: init.Order) -> Iterator[Arena]:
         os.rmdir(folder)
 
 
-def _foreign_devices(order: init.Order) -> tuple[str, ...]:
+def _foreign_devices(order: orders.Order) -> tuple[str, ...]:
     """What must not open: devices of every host, and the nodes of drivers that this plan does not grant."""
     known = (*_FOREIGN_DEVICES, *_CARDS, *always_closed(), *devices.present(tuple(NODES)))
     granted = devices.present(order.plan.devices)
@@ -172,7 +169,7 @@ def _listen(family: int, address: str | tuple[str, int]) -> socket.socket:
     return sock
 
 
-def _launcher_seen_from(order: init.Order) -> int | None:
+def _launcher_seen_from(order: orders.Order) -> int | None:
     """In a container the launcher's pid may be as small as those of the step's own pid namespace, and would name one of them."""
     pid = os.getpid()
     return None if order.own_namespaces and pid <= _PIDS_INSIDE else pid
@@ -260,8 +257,9 @@ def _check_controls(arena: Arena) -> None:
                 raise LaunchError(f"cannot prove {outcome}: the control {name} fails outside: {exc.strerror}") from exc
 
 
-def _inside(arena: Arena, scratch: str) -> None:
-    """In the confined main process: tries everything and prints what happened."""
+def act(arena_values: Mapping[str, Any], scratch: str) -> None:
+    """In the confined main process, instead of an exec: tries everything and prints what happened."""
+    arena = Arena(**arena_values)
     answers: dict[str, dict[str, str]] = {
         outcome: {name: _try(act) for name, act in acts.items()} for outcome, acts in _acts(arena, scratch).items()
     }

@@ -11,6 +11,7 @@ race, is never needed.  The id is not checked before the answer: the answer itse
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import struct
 from dataclasses import dataclass
@@ -56,6 +57,12 @@ def load(folder: str = FOLDER) -> Filters:
     step, step_sha256 = _checked(folder, f"step.{machine}.bpf", index["filters"])
     inspect, _ = _checked(folder, f"inspect.{machine}.bpf", index["filters"])
     return Filters(step, step_sha256, inspect, {int(nr): name for nr, name in index["notified"][machine].items()})
+
+
+@functools.cache
+def loaded() -> Filters:
+    """As `load`, once; a template has done it for its launchers."""
+    return load()
 
 
 def _read(folder: str, name: str) -> bytes:

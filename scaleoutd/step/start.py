@@ -11,7 +11,10 @@ import os
 
 CONNECTION_FD = 3
 
-_PROGRAM = "import sys; sys.path.insert(0, {root!r}); from scaleoutd.step.{module} import main; main()"
+_PROGRAM = (
+    "import sys; sys.path.insert(0, {root!r}); from scaleoutd.step.lean import trim; trim();"
+    " from scaleoutd.step.{module} import main; main()"
+)
 
 
 def launcher_command(python: str) -> list[str]:

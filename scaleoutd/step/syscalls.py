@@ -40,6 +40,9 @@ AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 
+# asm-generic/ioctls.h; the module termios is 56 KiB of every launcher
+TIOCSCTTY = 0x540E
+
 # prctl.h
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4

@@ -29,7 +29,7 @@ from scaleoutd.errors import PeerError, ScaleoutError
 from scaleoutd.ipc.channel import Channel, Hello
 from scaleoutd.ipc.packets import Connection
 from scaleoutd.ipc.step import Launch
-from scaleoutd.step import launcher, syscalls
+from scaleoutd.step import launcher, seccomp, syscalls
 from scaleoutd.step.start import CONNECTION_FD
 
 
@@ -133,7 +133,7 @@ def main() -> None:
     os.set_inheritable(CONNECTION_FD, False)
     records.learn(Hello, Launch, *launcher.REQUESTS)
     with suppress(ScaleoutError):  # a damaged installation: each launcher meets it too, and says it where it is heard
-        launcher.filters()
+        seccomp.loaded()
     gc.collect()
     gc.freeze()  # what is shared stays shared: no collection of a child writes into it
     Template(parent).serve()

@@ -44,6 +44,8 @@ class _Name:
 
 @dataclass(frozen=True)
 class _Storage:
+    """The numbers of one or more tensors: a file of the archive."""
+
     kind: str
     key: str
     elements: int
@@ -51,6 +53,8 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
+    """A part of a storage."""
+
     storage: _Storage
     shape: tuple[int, ...]
 

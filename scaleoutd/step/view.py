@@ -23,6 +23,7 @@ DEVICE = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom")
 TOPOLOGY = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 SCRATCH = "/scratch"
+OURS = ("dev", "proc", "sys")  # top folders that no plan may bind or link into
 
 
 @dataclass(frozen=True)
@@ -37,23 +38,47 @@ class Attach:
 
 @dataclass(frozen=True)
 class Tmpfs:
+    """A file system in memory of at most `size_bytes`, writable by everybody as /tmp is."""
+
     target: str
     size_bytes: int
 
 
 @dataclass(frozen=True)
 class SmallFile:
+    """A file made for the run."""
+
     path: str
     content: str
 
 
 @dataclass(frozen=True)
 class View:
+    """What is made in a root, and what the step may do there."""
+
     attach: tuple[Attach, ...]
     tmpfs: tuple[Tmpfs, ...]
     files: tuple[SmallFile, ...]
     links: tuple[tuple[str, str], ...]
     grants: tuple[Grant, ...]
+
+
+# What every view has, whatever the plan: a sandbox is built this far before there is one.
+BARE = View(
+    attach=(
+        *(Attach(device, device, DEVICE) for device in DEVICES),
+        *(Attach(path, path, READ_ONLY | syscalls.MOUNT_ATTR_NOEXEC, optional=True) for path in TOPOLOGY),
+    ),
+    tmpfs=(),
+    files=(),
+    links=(
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+    ),
+    grants=(),
+)
 
 
 def check_path(path: str) -> None:
@@ -64,25 +89,29 @@ def check_path(path: str) -> None:
 
 
 def of_plan(plan: SandboxPlan, uid: int, gid: int, nodes: Sequence[str] = ()) -> View:
-    """The view of `plan` for a step that runs as `uid`; `nodes` are those that its devices stand for (devices.py)."""
+    """The whole view of `plan` for a step that runs as `uid`; `nodes` are those that its devices stand for (devices.py)."""
+    more = beside_bare(plan, uid, gid, nodes)
+    return View((*BARE.attach, *more.attach), more.tmpfs, more.files, (*more.links, *BARE.links), more.grants)
+
+
+def beside_bare(plan: SandboxPlan, uid: int, gid: int, nodes: Sequence[str] = ()) -> View:
+    """What `plan` adds to BARE, and what may be done in all of it."""
     for path in [bind.target for bind in plan.binds] + [link.path for link in plan.links]:
         check_path(path)
+        if path.split("/")[1] in OURS:
+            raise LaunchError(f"cannot build the view: {path} would change what every view has")
     binds = sorted(plan.binds, key=lambda bind: bind.target.count("/"))  # a folder before what is mounted inside it
     attach = [
         Attach(bind.source, bind.target, READ_ONLY | (0 if bind.executable else syscalls.MOUNT_ATTR_NOEXEC)) for bind in binds
     ]
-    attach += [Attach(device, device, DEVICE) for device in (*DEVICES, *nodes)]
-    attach += [Attach(path, path, READ_ONLY | syscalls.MOUNT_ATTR_NOEXEC, optional=True) for path in TOPOLOGY]
+    attach += [Attach(node, node, DEVICE) for node in nodes]
     attach.append(Attach(plan.scratch, SCRATCH, WRITABLE))
     taken = {bind.target for bind in binds}
-    links = [(link.path, link.target) for link in plan.links]
-    links += [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "/proc/self/fd/0")]
-    links += [("/dev/stdout", "/proc/self/fd/1"), ("/dev/stderr", "/proc/self/fd/2")]
     return View(
         attach=tuple(attach),
         tmpfs=(Tmpfs("/tmp", plan.limits.tmp_bytes), Tmpfs("/dev/shm", plan.limits.shm_bytes)),  # noqa: S108
         files=tuple(file for file in _files(uid, gid) if file.path not in taken and "/etc" not in taken),
-        links=tuple(links),
+        links=tuple((link.path, link.target) for link in plan.links),
         grants=_grants(plan, nodes),
     )
 

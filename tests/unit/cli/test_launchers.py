@@ -51,21 +51,42 @@ def own() -> Iterator[Own]:
     made.stop()
 
 
-def test_a_launcher_holds_its_connection_and_standard_streams_and_nothing_of_template_or_neighbour(own: Own) -> None:
+def kinds_of(pid: int) -> list[str]:
+    """Of all but the standard streams; nothing while a descriptor comes or goes."""
+    try:
+        return sorted(name.split(":")[0] for number, name in descriptors_of(pid).items() if number > 2)
+    except FileNotFoundError:
+        return []
+
+
+def sockets_of(pid: int) -> set[str]:
+    return {name for number, name in descriptors_of(pid).items() if number > 2 and name.startswith("socket")}
+
+
+def sandbox_of(launcher: int) -> list[int]:
+    """The two processes that wait for a plan; what is about to end is left out."""
+    return [inside for first in children_of(launcher) for inside in (first, *children_of(first))]
+
+
+def test_a_launcher_holds_its_own_sockets_and_standard_streams_and_nothing_of_template_or_neighbour(own: Own) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to look into processes that are not dumpable")
     first, second = own.connect(), own.connect()
     (template,) = own.templates
     one, two = own.children()
-    for pid in (one, two):  # its hello is out before it has written to its cgroup
-        eventually(lambda pid=pid: set(descriptors_of(pid)) == {0, 1, 2, 3})
+    for pid in (one, two):  # its connection, and output, control and door of the sandbox that waits
+        eventually(lambda pid=pid: kinds_of(pid) == ["pipe", "socket", "socket", "socket"])
     held = {pid: descriptors_of(pid) for pid in (template, one, two)}
     # Control: the template does hold more.
     assert sum("pidfd" in name for name in held[template].values()) == 2
     for pid in (one, two):
         assert held[pid][3].startswith("socket:")
     assert len({held[pid][3] for pid in held}) == 3
-    assert os.getpgid(one) == one and os.getpgid(two) == two
+    assert not sockets_of(one) & sockets_of(two)
+    for pid in (one, two):  # a process inside that held an end of ours would not see our end
+        eventually(lambda pid=pid: len(sandbox_of(pid)) == 2)
+        for inside in sandbox_of(pid):
+            eventually(lambda pid=pid, inside=inside: not sockets_of(inside) & sockets_of(pid))
     for channel in (first, second):
         channel.close()
 
