@@ -25,7 +25,7 @@ PYTHON = "/usr/bin/python3"
 PROJECT = Path(__file__).resolve().parents[1]
 
 LIMITS = Limits(
-    wall_clock_s=30,
+    wall_clock_s=150,
     cpu_s=20,
     memory_bytes=512 * MIB,
     processes=64,

@@ -113,7 +113,7 @@ class Launcher:
     def _warm_up(self) -> None:
         """What takes time and needs nobody: after the hello, while the runner proves the project."""
         if not self._unit:
-            self._group.enter(f"{limits.GROUP_PREFIX}{os.getpid()}")
+            self._group.enter(limits.group_name())
         records.learn(Hello, *REQUESTS)  # done already in the launcher of a template
         gc.collect()
         gc.freeze()  # a collection later on, in a fork or here, would write into all that they share

@@ -51,6 +51,12 @@ def rlimits_of(limits: Limits, *, address_space: bool, processes: int | None) ->
     return result
 
 
+def group_name() -> str:
+    """Of a new group.  A pid alone is not enough: launchers in two pid namespaces below one group have the same numbers, and the
+    second would have no group, so a memory limit that is only watched."""
+    return f"{GROUP_PREFIX}{os.getpid()}-{os.urandom(6).hex()}"
+
+
 class Cgroup:
     """The group of one launcher and all it runs: made and entered at start, its limits written when a run begins.
 

@@ -156,7 +156,7 @@ class Arena:
                 stdin=slave,
                 capture_output=True,
                 text=True,
-                timeout=30,
+                timeout=120,
                 cwd="/",
                 start_new_session=True,
                 pass_fds=(self.inherited,),

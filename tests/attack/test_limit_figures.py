@@ -29,7 +29,7 @@ def place_again(place: Place) -> Iterator[Place]:  # noqa: F811
 
 
 def test_processor_time_memory_and_output_at_the_wall_clock(place_again: Place) -> None:
-    done = place_again.run(HOLD + BUSY, limits={"wall_clock_s": 1})
+    done = place_again.run(HOLD + BUSY, limits={"wall_clock_s": 5})
     assert done.result.code == "limit-wall-clock"
     assert done.result.cpu_ms >= last_number(done) > 0
     assert done.result.max_rss_bytes >= 64 * MIB
@@ -39,24 +39,24 @@ def test_processor_time_memory_and_output_at_the_wall_clock(place_again: Place) 
 
 def test_processor_time_of_all_processes_together(place_again: Place) -> None:
     code = "import os\nfor _ in range(3): os.fork()\n" + BUSY
-    done = place_again.run(code, limits={"wall_clock_s": 1})
+    done = place_again.run(code, limits={"wall_clock_s": 5})
     assert done.result.code == "limit-wall-clock"
     assert done.result.cpu_ms > last_number(done) * 2
     assert done.result.killed_processes == 8
 
 
 def test_processor_time_of_children_that_nobody_waits_for(place_again: Place) -> None:
-    code = "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nif os.fork(): time.sleep(60)\n" + BUSY
-    done = place_again.run(code, limits={"wall_clock_s": 1})
+    code = "import os, signal, time\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nif os.fork(): time.sleep(600)\n" + BUSY
+    done = place_again.run(code, limits={"wall_clock_s": 5})
     assert done.result.cpu_ms >= last_number(done) - 100
 
 
 def test_a_fork_bomb_has_used_what_it_has_used(place_again: Place) -> None:
     code = (
         "import os, time\nbegan = time.monotonic()\nwhile time.monotonic() - began < 1.5:\n"
-        "  try: os.fork()\n  except OSError: time.sleep(0.01)\ntime.sleep(60)"
+        "  try: os.fork()\n  except OSError: time.sleep(0.01)\ntime.sleep(600)"
     )
-    done = place_again.run(code, limits={"processes": 20, "wall_clock_s": 2})
+    done = place_again.run(code, limits={"processes": 20, "wall_clock_s": 6})
     assert done.result.code == "limit-wall-clock"
     assert done.result.cpu_ms >= 100 and done.result.killed_processes >= 10
 
@@ -93,7 +93,7 @@ def test_a_pid_1_that_does_not_answer_is_killed_with_all_of_the_run(place_again:
         os.kill(pid, signal.SIGSTOP)
         result = client.finish()
     assert (result.ended, result.code) == ("limit", "limit-wall-clock")
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 120
     assert place_again.run("print('alive')").output == "alive\n"
 
 
