@@ -65,7 +65,7 @@ def told(hospital: Hospital) -> dict[str, Any]:
         guest.write(f"{PLACE}/tests/{name}", Path(TREE, "tests", name).read_bytes())
     runner = str(guest.main_pid("scaleoutd-runner.service"))
     environment = {"PYTHONPATH": f"/usr/lib/scaleoutd:{PLACE}", "PYTHONDONTWRITEBYTECODE": "1"}
-    ran = guest.run(["/usr/bin/python3", "-m", "tests.system.unit_arena", runner], env=environment, timeout_s=180)
+    ran = guest.run(["/usr/bin/python3", "-m", "tests.system.unit_arena", runner], env=environment, timeout_s=900)
     line = next(line for line in ran.stdout.splitlines() if line.startswith("TOLD "))
     return dict(json.loads(line.removeprefix("TOLD ")))
 
