@@ -6,6 +6,7 @@ Rules: loopback only; the gRPC listener can be stopped and started again on its 
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -37,6 +38,23 @@ GRPC_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
     ("grpc.http2.max_ping_strikes", 0),
 )
+
+
+def keep(port: int) -> socket.socket:
+    """Holds `port` while its server is away: bound and not listening, so that connections are refused and no other process of the
+    host is given it.  A server with SO_REUSEADDR can take it over (socket(7)): close this one when that has happened."""
+    kept = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for _ in range(BIND_ATTEMPTS):
+        try:
+            kept.bind((LOOPBACK, port))
+        except OSError:  # a server that just stopped listens a moment longer
+            threading.Event().wait(BIND_PAUSE_S)
+            continue
+        return kept
+    kept.close()
+    raise TransportError(f"cannot keep {LOOPBACK}:{port}: the port stays in use", hint="Choose another port.")
+
 
 Handlers = Callable[[threading.Event], list[Any]]
 
@@ -87,6 +105,7 @@ class GrpcListener:
         self._lock = threading.Lock()
         self._running: tuple[grpc.Server, ThreadPoolExecutor, threading.Event] | None = None
         self._closed = False
+        self._kept: socket.socket | None = None
         self.port = 0
 
     def start(self, port: int = 0) -> None:
@@ -105,11 +124,14 @@ class GrpcListener:
             closing.set()
             server.stop(None).wait()
             threads.shutdown(wait=True)
+            if not self._closed:
+                self._kept = keep(self.port)
 
     def close(self) -> None:
         """As `stop`, for good: a restart under way does not bring it back."""
         self._closed = True
         self.stop()
+        self._give_up_port()
 
     def restart(self, down_s: float = 0.0) -> None:
         """Gone for `down_s`, then back on the same port."""
@@ -129,9 +151,15 @@ class GrpcListener:
                 closing.wait(BIND_PAUSE_S)
                 continue
             server.start()
+            self._give_up_port()
             self._running = (server, threads, closing)
             return
         raise TransportError(f"cannot listen on {LOOPBACK}:{port}: the port stays in use", hint="Choose another port.")
+
+    def _give_up_port(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     def _bind(self, server: grpc.Server, port: int) -> int:
         address = f"{LOOPBACK}:{port}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 
+from scaleoutd.devcombiner.listeners import keep
 from tests.fault.invariants import check_attempts, check_node, check_task
 from tests.fault.node import FaultSite, wait_for
 
@@ -68,10 +69,11 @@ def test_api_unreachable_at_the_start(site: FaultSite) -> None:
     assert rest is not None
     port = rest.server_address[1]
     rest.stop()
-    site.launch_node()
-    site.node.wait_for("connection-refused")
-    assert site.node.process.poll() is None
-    site.combiner._start_rest(int(port))
+    with keep(int(port)):
+        site.launch_node()
+        site.node.wait_for("connection-refused")
+        assert site.node.process.poll() is None
+        site.combiner._start_rest(int(port))
     site.wait_connected(before + 1)
     assert check_task(site, site.offer()) == "COMPLETED"
     check_node(site)

@@ -9,12 +9,12 @@ import secrets
 import time
 
 from tests.fault.invariants import check_node, check_task
-from tests.fault.node import LARGE, SMALL, FaultSite
+from tests.fault.node import LARGE, NAME, SMALL, WAIT_S, FaultSite
 
 KILLS = 6
 VICTIMS = ("agent", "runner", "ledger", "step", "template", "parent")
 LONGEST_PAUSE_S = 0.4  # about as long as a task takes
-ARRIVAL_S = 10.0  # to restart and to poll some dozen times
+POLLS = 12  # of a node that is back: what it had read far enough to write down goes along with the first
 
 
 def test_random_kills(site: FaultSite, test_scale: int) -> None:
@@ -50,8 +50,14 @@ def _never_arrived(site: FaultSite, correlation_id: str) -> bool:
     has no second delivery: the combiner's round goes on without this node and stops the task.  What an agent has read far
     enough to write it down is reported with the next poll, and then this is False.
     """
-    offer = site.combiner.board.offers[correlation_id]
-    if site.combiner.board.wait_until(lambda: offer.done or _reported(site, correlation_id), ARRIVAL_S):
+    board = site.combiner.board
+    offer, before = board.offers[correlation_id], board.clients[NAME].polls
+
+    def decided() -> bool:
+        return offer.done or _reported(site, correlation_id) or board.clients[NAME].polls >= before + POLLS
+
+    assert board.wait_until(decided, WAIT_S), site.node.text
+    if offer.done or _reported(site, correlation_id):
         return False
     return offer.handed_out_at_s is not None and not site.events(correlation_id=correlation_id)
 
