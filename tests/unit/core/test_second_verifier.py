@@ -170,17 +170,20 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, project: str = "p") -> tuple[str, str]:
+MOUNTED = ("unshare", "-m", "--propagation", "private", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"')
+
+
+def run(folder: Path, project: str = "p", within: tuple[str, ...] = ()) -> tuple[str, str]:
     """The verdicts of both programs on a folder, as processes."""
     second = subprocess.run(
-        ["/usr/bin/python3", "-I", str(PROGRAM), project, "--trust-root", "trust"],
+        [*within, "/usr/bin/python3", "-I", str(PROGRAM), project, "--trust-root", "trust"],
         cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     first = subprocess.run(
-        [sys.executable, "-m", "scaleoutd.cli.scaleoutctl", "verify", project, "--trust-root", "trust"],
+        [*within, sys.executable, "-m", "scaleoutd.cli.scaleoutctl", "verify", project, "--trust-root", "trust"],
         cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     code = second.stdout.partition("[")[2].partition("]")[0] if second.returncode else "accepted"
@@ -221,3 +224,11 @@ def test_both_programs_say_the_same_of_a_folder(project: Path, request: pytest.F
     subprocess.run(["cp", "-a", "p", name], cwd=project, check=True)
     act(project / name)
     assert run(project, name) == (code, code)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_a_folder_of_another_file_system_is_refused_by_both(project: Path) -> None:
+    subprocess.run(["cp", "-a", "p", "mounted"], cwd=project, check=True)
+    (project / "mounted/data").mkdir()
+    assert run(project, "mounted") == ("accepted", "accepted")  # the control: the same folder without the mount
+    assert run(project, "mounted", (*MOUNTED, "mounted/data")) == ("file-type", "file-type")
