@@ -21,6 +21,7 @@ import pytest
 from scaleoutd.devcombiner.server import DevCombiner
 from scaleoutd.runner.runs import run_name
 from tests.e2e.site import SEED, NodeProcess, Site, wait_until
+from tests.living import files_below
 
 CANARY = "canary-3f9a17c2"
 OWN_NUMBERS = 16  # of processes that a run may have: where the tests are in a young pid namespace too, these say nothing
@@ -134,8 +135,8 @@ def wanted(site: Site, node: NodeProcess, listening: Listening) -> dict[str, Any
     """What the probe shall try: everything that the node has."""
     words = list(node.arguments)
     named = [words[words.index(option) + 1] for option in ("--key", "--cert", "--ca", "--policy")]
-    goes = {"store", "spool", "scratch"}  # the project itself, and what goes with its task
-    kept = [str(path) for path in site.state.rglob("*") if path.is_file() and not goes & set(path.parts)]
+    goes = ("store", "spool", "scratch")  # the project itself, and what goes with its task
+    kept = [str(path) for path in files_below(site.state, leave_out=goes)]
     of_project = [str(path) for path in site.project.folder.iterdir()]
     rooms = node.children()
     assert set(rooms) >= {"agent", "runner", "ledger"}

@@ -23,6 +23,7 @@ import pytest
 from scaleoutd.devcombiner.server import DevCombiner
 from tests.attack.arena import USER
 from tests.e2e.site import Site, wait_until
+from tests.living import below
 from tests.processes import descendants, is_alive, processes
 from tests.step_client import readable_copy
 
@@ -52,7 +53,7 @@ class User:
 
     def give(self) -> None:
         if ROOT:
-            for path in (self.home, *self.home.rglob("*")):
+            for path in (self.home, *below(self.home)):
                 os.chown(path, UID, UID, follow_symlinks=False)
 
     def control(self, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

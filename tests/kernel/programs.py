@@ -58,7 +58,7 @@ async def run():
     printed, _ = await child.communicate()
     late = await asyncio.create_subprocess_exec("sleep", "600")
     late.terminate()
-    return int(printed), child.returncode, await asyncio.wait_for(late.wait(), 20)
+    return int(printed), child.returncode, await asyncio.wait_for(late.wait(), 100)
 
 if __name__ == "__main__":
     print("asyncio", *asyncio.run(run()))
@@ -66,12 +66,12 @@ if __name__ == "__main__":
         subprocess.run(["sleep", "600"], timeout=0.2)
     except subprocess.TimeoutExpired:
         print("subprocess timeout")
-    print("subprocess", subprocess.run(["sh", "-c", "exit 3"], timeout=20).returncode)
+    print("subprocess", subprocess.run(["sh", "-c", "exit 3"], timeout=100).returncode)
     with ProcessPoolExecutor(2) as pool:
         print("executor", *pool.map(abs, [-1, -2]))
     child = multiprocessing.get_context("spawn").Process(target=abs, args=(1,))
     child.start()
-    print("sentinel", multiprocessing.connection.wait([child.sentinel], 20) == [child.sentinel])
+    print("sentinel", multiprocessing.connection.wait([child.sentinel], 100) == [child.sentinel])
     child.join()
     try:
         print("nice", os.nice(5))

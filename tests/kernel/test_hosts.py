@@ -153,5 +153,5 @@ with tempfile.TemporaryDirectory() as name, StepClient() as client:
 def test_launcher_of_a_container_whose_pid_is_one_inside_the_step_too() -> None:
     """The probe once took its own process for the launcher, and a node in a small container refused to start."""
     command = ["unshare", "-m", "-p", "-f", "--mount-proc", "--kill-child", PYTHON, "-c", PROBE_AMONG_FEW]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=120)
     assert done.stdout.split() == ["proven"] * len(OUTCOMES), done.stdout + done.stderr

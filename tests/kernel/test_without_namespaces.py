@@ -150,7 +150,7 @@ def development_node(host: Host, project: Path, combiner: DevCombiner) -> Iterat
         yield log
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
 
 
 def with_policy(host: Host, project: Path, **changes: Any) -> subprocess.CompletedProcess[str]:

@@ -99,7 +99,7 @@ def test_a_round_in_the_foreground(installed: Installed, combiner: DevCombiner) 
         combiner.wait_session(90)
     finally:
         node.send_signal(signal.SIGTERM)
-        said, _ = node.communicate(timeout=30)
+        said, _ = node.communicate(timeout=120)
     (record,) = combiner.history
     assert record.status == "completed", said
     assert [update.num_examples for update in record.updates.values()] == [400]

@@ -33,7 +33,7 @@ class Guest:
     """A booted guest.  Paths are paths in the guest unless said."""
 
     umask = 0o022  # of every command
-    patience = 1.0  # how much longer everything may take than on the machine itself
+    patience = 3.0  # how much longer everything may take than on a quiet machine: a limit costs nothing until it is needed
 
     def __init__(self, suite: str) -> None:
         self.suite = suite

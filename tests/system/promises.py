@@ -65,7 +65,7 @@ def check_node(hospital: Hospital) -> None:
     guest.run("scaleoutctl audit verify /var/lib/scaleoutd/audit")
     assert not hospital.trail("event-refused")
     # What a task leaves is cleared away after its result is out.
-    left = guest.run(f'for i in $(seq 100); do [ -z "$({LEFT})" ] && break; sleep 0.1; done; {LEFT}', check=False).text
+    left = guest.run(f'for i in $(seq 600); do [ -z "$({LEFT})" ] && break; sleep 0.1; done; {LEFT}', check=False).text
     assert left == "", left
     # A spare instance is a launcher of its own uid; a process of a step's uid is a run.
     assert guest.script(STEP_PROCESSES).text == ""

@@ -42,7 +42,7 @@ from scaleoutd.ipc.step import CancelStep
 RUN = "/run/scaleoutd"
 MODEL = "/run/taken-agent-model"  # a model that the project takes; the test puts it there
 DIGEST = hashlib.sha256(b"").hexdigest()
-TIMEOUT_S = 30.0
+TIMEOUT_S = 90.0
 ANSWERS = (Released, ReceiveModel, Stage, Forgotten, Recorded, Floors)
 # What a room that trusted its peer might act upon.
 MESSAGES: dict[str, Any] = {
