@@ -54,8 +54,8 @@ def test_the_disk_of_the_trail_is_full(tmp_path: Path, combiner: HeldCombiner) -
         wait_for(lambda: "cannot record" in site.node.text, lambda: site.node.text)
         site.wait_heartbeat()
         # A full disk still takes what fits into the last page of the journal: what is there is there, what is not did not happen.
+        state = site.run_state(correlation_id)  # first: what a state stands for is on record before it
         there = {event["type"] for event in site.events(correlation_id=correlation_id)}
-        state = site.run_state(correlation_id)
         assert state != "released" or "release" in there
         assert state != "computed" or "run-about-to-start" in there
         assert "sending" not in there
@@ -78,7 +78,10 @@ def test_the_disk_of_the_trail_fills_up_before_the_update_is_sent(tmp_path: Path
         wait_for(lambda: "cannot record" in site.node.text, lambda: site.node.text)
         site.wait_heartbeat()
         # See above: the release itself may still have fitted; then it is `sending` that does not.
-        assert site.run_state(correlation_id) == ("released" if site.events("release") else "computed")
+        wait_for(
+            lambda: site.run_state(correlation_id) == ("released" if site.events("release") else "computed"),
+            lambda: (site.run_state(correlation_id), site.events("release")),
+        )
         assert not site.combiner.updates and not site.events("sending")
     assert check_task(site, correlation_id) == "COMPLETED"
     check_attempts(site, correlation_id, 1)
