@@ -35,7 +35,7 @@ from scaleoutd.ledger.control import LedgerDesk
 from scaleoutd.ledger.recorder import Clock, Recorder, Request
 
 LOG = logging.getLogger("scaleoutd.ledger")
-MAX_CLIENTS = 64
+MAX_CLIENTS_OF_A_ROOM = 24  # a taken one must not take the places of the others
 ROOMS = frozenset({"agent", "runner", "cli"})
 
 
@@ -133,7 +133,8 @@ class Service:
                 return "the door closed"
             LOG.warning("%s", exc, extra={"code": exc.code})
             return ""
-        if channel.peer not in ROOMS or len(self._clients) >= MAX_CLIENTS:
+        held = sum(client.channel.peer == channel.peer for client in self._clients.values())
+        if channel.peer not in ROOMS or held >= MAX_CLIENTS_OF_A_ROOM:
             LOG.warning("a connection of %s was refused", channel.peer, extra={"code": "peer-denied"})
             channel.close()
             return ""

@@ -26,9 +26,11 @@ def check(path: str) -> None:
 def make(path: str, identity: Identity) -> bool:
     """Makes the folder, mode 0700, the slot's; an existing one must be a folder of the slot or of the launcher.
 
+    An empty one is made anew: the size of a folder that held many names tells the next run of them (ext4 never shrinks it).
     When nothing is in it the output folder is made at once and True returned; else the caller has it emptied by a child.
     """
     check(path)
+    _remove_empty(path, identity)
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -52,6 +54,14 @@ def make(path: str, identity: Identity) -> bool:
         return True
     finally:
         os.close(fd)
+
+
+def _remove_empty(path: str, identity: Identity) -> None:
+    try:
+        if os.lstat(path).st_uid in (identity.uid, os.geteuid()):
+            os.rmdir(path)
+    except OSError:
+        return  # not there, or something is in it: `make` says what is wrong
 
 
 def empty(path: str) -> None:

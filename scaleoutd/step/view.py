@@ -18,7 +18,8 @@ from scaleoutd.step.landlock import Grant
 
 READ_ONLY = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 WRITABLE = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
-DEVICE = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+# Read-only: a device is written to all the same, but its times, which are those of the host's, are not.
+DEVICE = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
 
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/urandom")
 TOPOLOGY = ("/sys/devices/system/cpu", "/sys/devices/system/node")

@@ -125,6 +125,17 @@ def test_files_without_a_name_end_the_run_before_the_disk_is_full(
         top.rmdir()
 
 
+def test_the_next_run_does_not_learn_from_the_size_of_the_folder_what_was_in_it(place: Place) -> None:
+    """ext4 does not shrink a folder; what a run leaves behind is a word to the next one."""
+    told = "print(os.stat('.').st_size)"
+    fresh = place.run(told).output
+    left = place.run("for i in range(2000): os.close(os.open('e' * 200 + str(i), os.O_CREAT | os.O_WRONLY))\n" + told)
+    assert left.result.scratch_bytes > 0
+    place.client.close()
+    place.client = StepClient(uid=place.uid)  # as for each task
+    assert place.run(told).output == fresh
+
+
 def test_step_of_root_has_the_uid_of_its_slot(place: Place) -> None:
     """Control of the cases above: the folder that is closed is closed to its owner, who is not root."""
     done = place.run("print(os.getuid())")

@@ -21,6 +21,7 @@ from scaleoutd.errors import FormatError, LedgerError, PeerError
 from scaleoutd.ipc.channel import PROTOCOL, Hello
 from scaleoutd.ipc.ledger_client import LedgerClient
 from scaleoutd.ipc.messages import Append, AskFloors, Entry, Floors, Recorded
+from scaleoutd.ledger.service import MAX_CLIENTS_OF_A_ROOM
 from tests.unit.ledger.harness import Door, LedgerProcess, lines_of, verdict_of
 
 RELEASE = {"run": "r1", "kind": "update", "sha256": "ab" * 32, "size_bytes": 10, "destination": "c.example:443"}
@@ -132,6 +133,22 @@ def test_silent_slow_and_chattering_peers_do_not_stop_the_others(ledger: LedgerP
     assert ledger.client("runner").record("computed", run="r1").sequences
     for channel in (silent, wrong, unread):  # were there all the time
         channel.close()
+
+
+def test_a_taken_agent_cannot_take_the_runners_places(ledger: LedgerProcess) -> None:
+    idle = [ledger.connect("agent") for _ in range(MAX_CLIENTS_OF_A_ROOM)]
+    for one in idle:
+        one.expect(Hello, timeout_s=20)  # it has its place
+    more = [ledger.connect("agent") for _ in range(80)]
+    for one in more:
+        with pytest.raises(PeerError) as caught:
+            one.expect(Hello, timeout_s=20)
+        assert caught.value.code == "peer-closed"
+    assert ledger.client("runner").record("computed", run="r1").sequences
+    for one in (*idle, *more):
+        one.close()
+    # Control: as soon as one has gone the agent is let in again.
+    assert ledger.client("agent", retry_for_s=30.0).record("sending", run="r1").sequences
 
 
 def test_a_message_of_a_megabyte_is_shortened_not_lost(ledger: LedgerProcess) -> None:
