@@ -100,12 +100,20 @@ def learn(*classes: type[Any]) -> None:
     for cls in classes:
         for _, _, annotation, _ in _fields(cast("Any", cls)):
             learn(*_records_in(annotation))
+            for pattern in _patterns_in(annotation):
+                re.compile(pattern)  # kept by re; each takes a quarter of a millisecond
 
 
 def _records_in(annotation: Any) -> list[type[Any]]:
     if dataclasses.is_dataclass(annotation):
         return [cast("type[Any]", annotation)]
     return [record for part in typing.get_args(annotation) for record in _records_in(part)]
+
+
+def _patterns_in(annotation: Any) -> list[str]:
+    if isinstance(annotation, Text):
+        return [annotation.pattern] if annotation.pattern else []
+    return [pattern for part in typing.get_args(annotation) for pattern in _patterns_in(part)]
 
 
 @functools.cache

@@ -61,6 +61,7 @@ def run(base: Base, out: int, control: int, door: int) -> NoReturn:
         os.close(view_made)
         os.close(DOOR)
         _take_precedence()
+        orders.rehearse(base)
         order, trees = _take_order(base, main)
         if base.own_namespaces:
             with confine.stage("namespaces and view"):

@@ -121,7 +121,9 @@ class Launcher:
         self._waiting = self._fork(own_namespaces=not self._unit and self._namespaces_error is None)
 
     def _fork(self, *, own_namespaces: bool) -> Waiting:
-        return Waiting(orders.Base(own_namespaces, self._unit, self.order_of, probe.act))
+        base = orders.Base(own_namespaces, self._unit, self.order_of, probe.act)
+        orders.rehearse(base)
+        return Waiting(base)
 
     def _take_waiting(self, *, own_namespaces: bool) -> Waiting:
         """What was forked while warm; for a second run, or where it is not what the plan needs, it is forked now."""

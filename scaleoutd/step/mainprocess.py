@@ -11,6 +11,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from scaleoutd.errors import LaunchError
@@ -35,6 +36,9 @@ def become_step(base: Base, door: int, view_made: int) -> NoReturn:
         with confine.stage("oom_score_adj"):
             _raise_oom_score(base)
         confine.default_signals()
+        with suppress(PermissionError):  # `become` says what that means
+            syscalls.drop_bounding_set()
+        orders.rehearse(base)
         order, passed = orders.take(base, DOOR)
         plan, command = order.plan, repr(order.plan.command[0])
         if passed:
