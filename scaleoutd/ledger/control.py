@@ -27,6 +27,18 @@ class Counters(Protocol):
     @property
     def failed(self) -> bool: ...
 
+    @property
+    def trouble(self) -> str: ...
+
+
+def text_of(recorder: Counters) -> str:
+    """One line for a person: what there is, or why nothing more is recorded."""
+    if recorder.failed:
+        return "records nothing: the disk did not take a write"
+    if recorder.trouble:
+        return f"records nothing: {recorder.trouble}"
+    return f"{recorder.size} events, {recorder.signed} of them signed"
+
 
 class LedgerDesk:
     """A Desk (ipc/control.py) of `recorder`."""
@@ -35,17 +47,17 @@ class LedgerDesk:
         self._recorder, self._since_ms = recorder, time.time_ns() // 1_000_000
 
     def report(self) -> StatusReport:
-        failed = self._recorder.failed
+        failed, trouble = self._recorder.failed, self._recorder.trouble
         return StatusReport(
             room="ledger",
             build=__version__,
             pid=os.getpid(),
             since_ms=self._since_ms,
-            state="refusing" if failed else "serving",
-            text=f"{self._recorder.size} events, {self._recorder.signed} of them signed",
-            code="ledger-unavailable" if failed else "",
-            message="the disk did not take a write" if failed else "",
-            hint="See the kernel's log." if failed else "",
+            state="refusing" if failed or trouble else "serving",
+            text=text_of(self._recorder),
+            code="ledger-unavailable" if failed or trouble else "",
+            message="the disk did not take a write" if failed else trouble[:1024],
+            hint="See the kernel's log." if failed else "Make room for the trail; it goes on by itself." if trouble else "",
             facts={"events": self._recorder.size, "signed_events": self._recorder.signed},
         )
 

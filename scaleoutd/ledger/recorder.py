@@ -76,6 +76,7 @@ class Recorder:
         self._segment_first = standing.segment_first
         self._event_at_ms = self._checkpoint_at_ms = clock().monotonic_ms
         self._pause_until_ms = 0
+        self.trouble = ""  # why the last write was none
         self._begin(standing)
 
     @property
@@ -110,6 +111,10 @@ class Recorder:
                 answers[index] = exc
                 drafts.append(self._refusal(request, exc))
         failure = self._write(drafts)
+        if failure is not None:
+            self._pause_until_ms = self._clock().monotonic_ms + PAUSE_MS
+        if drafts:
+            self.trouble = failure.message if failure is not None else ""
         now_ms = self._clock().wall_ms
         for index, request in enumerate(requests):
             if answers[index] is None:
@@ -122,7 +127,8 @@ class Recorder:
         if now_ms < self._pause_until_ms:
             return
         try:
-            if now_ms - self._event_at_ms >= self._config.heartbeat_s * 1000:
+            # After a write that failed an event of its own shows whether the disk takes one again, though nobody asks.
+            if self.trouble or now_ms - self._event_at_ms >= self._config.heartbeat_s * 1000:
                 self._own([("ledger-alive", {})])
             unsigned = self._tree.size - self._checkpoints.size
             overdue = now_ms - self._checkpoint_at_ms >= self._config.checkpoint_s * 1000
@@ -130,14 +136,19 @@ class Recorder:
                 self._checkpoint()
             if self._journal.size_bytes >= self._config.segment_bytes:
                 self._rotate()
+            self.trouble = ""
         except StorageError as exc:
-            LOG.error("%s", exc, extra={"code": exc.code})
+            if self.trouble != exc.message:  # said once, not with each attempt
+                LOG.error("%s", exc, extra={"code": exc.code})
+            self.trouble = exc.message
             self._pause_until_ms = now_ms + PAUSE_MS
 
     def idle_s(self) -> float:
         """Seconds until `settle` has something to do without a request."""
         now_ms = self._clock().monotonic_ms
         waits = [self._event_at_ms + self._config.heartbeat_s * 1000 - now_ms]
+        if self.trouble:
+            waits.append(0)
         if self._tree.size > self._checkpoints.size:
             waits.append(self._checkpoint_at_ms + self._config.checkpoint_s * 1000 - now_ms)
         return max(0.05, min(waits) / 1000, (self._pause_until_ms - now_ms) / 1000)
@@ -218,6 +229,7 @@ class Recorder:
             try:
                 self._checkpoint()
             except StorageError as exc:
+                self.trouble = exc.message
                 return LedgerError(f"cannot sign a checkpoint over a release: {exc.message}", hint=exc.hint)
         return Recorded(known, now_ms)
 

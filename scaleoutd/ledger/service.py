@@ -18,6 +18,7 @@ import os
 import select
 import signal
 import socket
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -31,11 +32,12 @@ from scaleoutd.ipc.doors import ServerDoor
 from scaleoutd.ipc.messages import Append, AskFloors, Floors, Recorded
 from scaleoutd.ipc.named import peer_of
 from scaleoutd.ledger.config import LedgerConfig
-from scaleoutd.ledger.control import LedgerDesk
+from scaleoutd.ledger.control import LedgerDesk, text_of
 from scaleoutd.ledger.recorder import Clock, Recorder, Request
 
 LOG = logging.getLogger("scaleoutd.ledger")
 MAX_CLIENTS_OF_A_ROOM = 24  # a taken one must not take the places of the others
+STATE_S = 5.0
 ROOMS = frozenset({"agent", "runner", "cli"})
 
 
@@ -72,7 +74,7 @@ def run(
             if control is not None:
                 Control("ledger", control, LedgerDesk(recorder), LOG.warning).start()
             try:
-                door.ready(f"{recorder.size} events")
+                door.ready(text_of(recorder))
                 reason = Service(door, recorder, stop.fileno(), notifier).serve()
             except BaseException:
                 recorder.close("failed")
@@ -88,6 +90,7 @@ class Service:
     def __init__(self, door: ServerDoor, recorder: Recorder, stop_fd: int, notifier: Notifier) -> None:
         self._door, self._recorder, self._stop_fd, self._notifier = door, recorder, stop_fd, notifier
         self._clients: dict[int, _Client] = {}
+        self._told_trouble, self._told_signed, self._told_s = recorder.trouble, recorder.signed, time.monotonic()
         self._poll = select.poll()
         self._poll.register(door.fileno(), select.POLLIN)
         self._poll.register(stop_fd, select.POLLIN)
@@ -119,10 +122,19 @@ class Service:
         if self._recorder.failed:
             raise LedgerError("cannot go on: the disk did not take a write", hint="See the kernel's log, then start it again.")
         self._recorder.settle()
+        self._tell_state()
         reason = ""
         if self._door.fileno() in ready:
             reason = self._accept()
         return "SIGTERM" if self._stop_fd in ready else reason
+
+    def _tell_state(self) -> None:
+        """Trouble and its end at once; else what was signed, now and then: each word wakes the service manager."""
+        trouble, signed, now_s = self._recorder.trouble, self._recorder.signed, time.monotonic()
+        if trouble == self._told_trouble and (signed == self._told_signed or now_s - self._told_s < STATE_S):
+            return
+        self._told_trouble, self._told_signed, self._told_s = trouble, signed, now_s
+        self._notifier.status(text_of(self._recorder))
 
     def _accept(self) -> str:
         """Takes a new connection; the reason to end when the door is closed."""

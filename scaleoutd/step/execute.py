@@ -254,7 +254,7 @@ class Execution:
         status = report.get("status") if self._verdict is None else None
         ended, code = self._verdict or ("signalled" if status is not None and status < 0 else "exited", None)
         if self._verdict is None and self._report is not None:
-            code = self._limit_behind(report)
+            code = limits.behind(report, self.plan.limits, self._group)
             ended = "limit" if code else ended
         return StepResult(
             ended=ended,  # type: ignore[arg-type]
@@ -271,25 +271,6 @@ class Execution:
             denied=dict(self._denied),
             enforced=(*limits.enforcement(self._group, self.plan.limits), *outcomes.as_enforced(self._order)),
         )
-
-    def _limit_behind(self, report: dict[str, Any]) -> str | None:
-        """The limit that made the main process fail, as far as the kernel lets us know."""
-        status, bounds = report["status"], self.plan.limits
-        if report["scratch_bytes"] > bounds.scratch_bytes:
-            return "limit-scratch"
-        if status == 0:
-            return None
-        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and report["cpu_ms"] >= bounds.cpu_s * 1000):
-            return "limit-cpu"
-        if self._group.oom_kills():
-            return "limit-memory"
-        if report["largest_bytes"] >= bounds.scratch_bytes:  # RLIMIT_FSIZE is the smaller of the two
-            return "limit-scratch"
-        if status == -signal.SIGXFSZ or report["largest_bytes"] >= bounds.file_size_bytes:
-            return "limit-file-size"
-        if self._group.forks_refused() or report["fork_refused"] or report["most_tasks"] >= bounds.processes:
-            return "limit-processes"
-        return None
 
 
 def _answer(supervisor: Supervisor) -> None:

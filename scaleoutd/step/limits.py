@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import time
+from collections.abc import Mapping
 
 from scaleoutd.core.plan import Enforcement, Limits
 
@@ -228,6 +230,29 @@ def _counter(path: str, name: str) -> int:
     except OSError:
         return 0
     return 0
+
+
+def behind(report: Mapping[str, int], bounds: Limits, group: Cgroup) -> str | None:
+    """The code of the limit that made the main process fail, as far as the kernel lets us know; `report` is pid 1's."""
+    status = report["status"]
+    if report["scratch_bytes"] > bounds.scratch_bytes:
+        return "limit-scratch"
+    if status == 0:
+        return None
+    if status == -signal.SIGXCPU:
+        return "limit-cpu"
+    # Before the processor time: SIGKILL comes from both, and only this one leaves an event that says so.
+    if group.oom_kills():
+        return "limit-memory"
+    if status == -signal.SIGKILL and report["cpu_ms"] >= bounds.cpu_s * 1000:
+        return "limit-cpu"
+    if report["largest_bytes"] >= bounds.scratch_bytes:  # RLIMIT_FSIZE is the smaller of the two
+        return "limit-scratch"
+    if status == -signal.SIGXFSZ or report["largest_bytes"] >= bounds.file_size_bytes:
+        return "limit-file-size"
+    if group.forks_refused() or report["fork_refused"] or report["most_tasks"] >= bounds.processes:
+        return "limit-processes"
+    return None
 
 
 def enforcement(group: Cgroup, limits: Limits) -> tuple[Enforcement, ...]:

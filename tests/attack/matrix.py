@@ -17,7 +17,7 @@ from scaleoutd.errors import KernelSupportError
 from tests.attack.arena import Answer, Arena
 from tests.attack.attempts import ATTEMPTS
 from tests.attack.attempts.registry import OWN_CODE
-from tests.attack.hosts import Host
+from tests.attack.hosts import HOSTS, Host
 
 # Without namespaces, whatever Landlock can do: it does not know these.
 BESIDE = frozenset(
@@ -58,6 +58,8 @@ CELLS = (
     Cell("inner", "user", "landlock-off", starts=False),
     Cell("inner", "user", "abi-2", starts=False),
 )
+# Of the shipped step unit, in a booted container (tests/system/attacked.py).
+BOOTED_CELLS = tuple(Cell("systemd", "root", host) for host in HOSTS)
 # Root's launcher can imitate all of them; an ordinary user's tests have no other user, and no /dev of their own.
 RUNNABLE = CELLS if os.geteuid() == 0 else tuple(cell for cell in CELLS if cell.who == "user" and cell.host != "no-userns")
 

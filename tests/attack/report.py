@@ -3,8 +3,8 @@
 
     attempt | outcome attacked | control outside | one column for each cell of matrix.py
 
-and after it hostile models and updates with a careless reader as control, and the cases that a booted node's tests make: the same
-attempts in the shipped unit, and a taken agent.  Exit status 1 when something went through that must not.
+the last of them in a node that is booted for it (booted.py), and after it hostile models and updates with a careless reader as
+control, and the cases that the taken agent's tests make.  Exit status 1 when something went through that must not.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from pathlib import Path
 from tests.attack.arena import Answer, Arena
 from tests.attack.attempts import ATTEMPTS
 from tests.attack.attempts.registry import OWN_CODE
+from tests.attack.booted import Booted, examine_booted, why_not
 from tests.attack.gate import answer
 from tests.attack.hostile_models import MODELS
 from tests.attack.matrix import BESIDE, RUNNABLE, Cell, Found, examine
 from tests.step_client import PROJECT, StepClient
+from tests.system.attacked import NO_CONTROL_IN_A_CONTAINER
 
 FILE = PROJECT / "docs" / "attack-report.md"
-BOOTED = ("tests/system/test_units_attacks.py", "tests/system/test_units_taken_agent.py")
+BOOTED = ("tests/system/test_units_attacks*.py", "tests/system/test_units_taken_agent.py")
 
 
 def main() -> int:
@@ -40,9 +42,16 @@ def main() -> int:
 def report() -> tuple[str, int]:
     """The document, and how many things went through that must not."""
     found = {cell: examine(cell) for cell in RUNNABLE}
+    missing = why_not()
+    booted = None if missing else examine_booted()
+    unexpected = failed_booted = 0
+    if booted is not None:
+        found |= booted.found
+        unexpected = sum(len(result.unexplained()) for result in booted.slot.values())
+        failed_booted = len(booted.failed_controls())
     controls = dict(_controls())
     models, wrong_models = _models()
-    unexpected = sum(len(result.unexplained()) for result in found.values())
+    unexpected += sum(len(result.unexplained()) for result in found.values())
     failed = [name for name, (outcome, _) in controls.items() if outcome == "failed"]
     lines = [
         "# Attack report",
@@ -51,17 +60,19 @@ def report() -> tuple[str, int]:
         "",
         f"{len(ATTEMPTS)} attempts in {len(found)} cells, {len(MODELS)} hostile models and updates,"
         f" {len(_taken_agent())} cases of a taken agent."
-        f" Went through though an outcome was promised: {unexpected}. Controls that failed: {len(failed)}.",
+        f" Went through though an outcome was promised: {unexpected}. Controls that failed: {len(failed) + failed_booted}.",
         "",
         *_cells(found),
         "",
-        *_table(found, controls),
+        *_table(found, controls, booted),
+        "",
+        *(_slots(booted) if booted is not None else [f"Cells of backend `systemd` were not run: {missing}."]),
         "",
         *models,
         "",
-        *_booted(),
+        *_taken(),
     ]
-    return "\n".join(lines) + "\n", unexpected + wrong_models + len(failed)
+    return "\n".join(lines) + "\n", unexpected + wrong_models + len(failed) + failed_booted
 
 
 def _machine() -> str:
@@ -74,7 +85,7 @@ def _cells(found: Mapping[Cell, Found]) -> Iterator[str]:
     yield ""
     yield "`no-userns`: no user namespaces can be made. `landlock-off`, `abi-2`: a filter around the launcher answers as such a"
     yield "kernel (tests/attack/hosts.py). A policy demands every outcome unless it says otherwise."
-    yield "`inner` is the development mode."
+    yield "`inner` is the development mode. `systemd` is the shipped unit of a node in a booted container."
     yield ""
     yield "| cell | backend | started by | host | a policy that demands all | the development mode names as open | went through |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"
@@ -88,18 +99,38 @@ def _cells(found: Mapping[Cell, Found]) -> Iterator[str]:
     yield f"Beside the outcomes, in every cell of `inner` (docs/sandbox.md): {', '.join(sorted(BESIDE))}."
 
 
-def _table(found: Mapping[Cell, Found], controls: Mapping[str, tuple[str, str]]) -> Iterator[str]:
+def _table(found: Mapping[Cell, Found], controls: Mapping[str, tuple[str, str]], booted: Booted | None) -> Iterator[str]:
     yield "## Attempts"
     yield ""
     yield "An errno: denied so; a signal: killed so; refused: the start is; **open**: it went through, and the cell named"
     yield "its outcome as open; own code: it went through and attacks no outcome. The control is the same act outside, by root"
-    yield "or by the step's uid."
+    yield "or by the step's uid; that of the cells of `systemd` is made in their guest, whose root may do less."
     yield ""
-    yield "| attempt | attacks | control | " + " | ".join(map(str, range(1, len(found) + 1))) + " |"
-    yield "| --- | --- | --- |" + " --- |" * len(found)
+    head = ["attempt", "attacks", "control", *map(str, range(1, len(found) + 1))] + (
+        [] if booted is None else ["control in the guest"]
+    )
+    yield f"| {' | '.join(head)} |"
+    yield "|" + " --- |" * len(head)
     for name, attempt in ATTEMPTS.items():
         told = [_cell(name, result) for result in found.values()]
-        yield f"| {name} | {attempt.outcome} | {controls[name][1]} | " + " | ".join(told) + " |"
+        if booted is not None:
+            absent = attempt.absent or ("right of a container to it" if name in NO_CONTROL_IN_A_CONTAINER else "")
+            told.append(_control(booted.controls[name], attempt.control, absent)[1])
+        yield f"| {name} | {attempt.outcome} | {controls[name][1]} | {' | '.join(told)} |"
+
+
+def _slots(booted: Booted) -> Iterator[str]:
+    yield "## What is another slot's"
+    yield ""
+    yield "In backend `systemd` the scratch folders of all slots are in the view: the same acts on what lies in another's,"
+    yield "which that folder's mode and Landlock close."
+    yield ""
+    first = len(RUNNABLE) + 1
+    yield f"| attempt | control | {' | '.join(str(first + number) for number in range(len(booted.slot)))} |"
+    yield "| --- | --- |" + " --- |" * len(booted.slot)
+    for name, control in booted.slot_controls.items():
+        told = [_cell(name, result) for result in booted.slot.values()]
+        yield f"| {name} | {_control(control, 'root', '')[1]} | {' | '.join(told)} |"
 
 
 def _cell(name: str, result: Found) -> str:
@@ -157,13 +188,11 @@ def collected(file: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith(file)]
 
 
-def _booted() -> Iterator[str]:
-    yield "## On a booted node"
+def _taken() -> Iterator[str]:
+    yield "## A taken agent"
     yield ""
-    yield f"Backend `systemd`: `{BOOTED[0]}` makes all {len(ATTEMPTS)} attempts from inside a step of the shipped unit,"
-    yield "with their controls in the same guest. The taken agent's cases, against the real rooms and with honest"
-    yield f"and root's acts as controls, are those of `{BOOTED[1]}`. Both boot a container, so this"
-    yield "command lists them and `make test` runs them:"
+    yield f"Against the real rooms of a booted node, with honest and root's acts as controls: the cases of `{BOOTED[1]}`."
+    yield f"`make test` runs them, and with `{BOOTED[0]}` the cells of `systemd` again:"
     yield ""
     for name in _taken_agent():
         yield f"- {name}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from tests.attack.attempts import ATTEMPTS
 from tests.attack.hostile_models import MODELS
-from tests.attack.matrix import CELLS
+from tests.attack.matrix import BOOTED_CELLS, CELLS
 from tests.attack.report import BOOTED, FILE, collected
+from tests.system.unit_arena import IN_ANOTHER_SLOT
 
 AGAIN = "run `make attack-report` as root"
 
@@ -19,7 +20,8 @@ def rows(heading: str) -> list[list[str]]:
 
 def test_the_document_has_every_attempt_and_cell() -> None:
     assert [row[0] for row in rows("Attempts")] == list(ATTEMPTS), AGAIN
-    assert [row[1:4] for row in rows("Cells")] == [[cell.backend, cell.who, cell.host] for cell in CELLS], AGAIN
+    assert [row[1:4] for row in rows("Cells")] == [[cell.backend, cell.who, cell.host] for cell in (*CELLS, *BOOTED_CELLS)], AGAIN
+    assert [row[0] for row in rows("What is another slot's")] == list(IN_ANOTHER_SLOT), AGAIN
     assert [row[0] for row in rows("Hostile models and updates")] == [row.attack for row in MODELS], AGAIN
 
 

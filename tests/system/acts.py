@@ -158,6 +158,7 @@ ACTS: dict[str, Callable[[], object]] = {
     "see-tmp": lambda: be_there("/tmp/outside"),
     "see-device": lambda: be_there("/dev/console"),
     "open-tun": lambda: update("/dev/net/tun"),
+    "open-terminal": lambda: update("/dev/ptmx"),
     "see-queue": lambda: call("msgget", QUEUE_KEY, 0),
     "clock": clock,
     "make-cgroup": lambda: remove_later(

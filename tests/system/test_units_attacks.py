@@ -3,27 +3,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.attack.attempts import ATTEMPTS
 from tests.attack.attempts.devices import FAKES
-from tests.attack.attempts.registry import OWN_CODE
+from tests.system.attacked import NO_CONTROL_IN_A_CONTAINER, AttackedNode, through
 from tests.system.guest import Guest
 from tests.system.hospital import Hospital
-from tests.system.image import BOOKWORM, TREE, TRIXIE
+from tests.system.image import BOOKWORM, TRIXIE
 from tests.system.promises import check_node, check_task
-from tests.system.unit_arena import IN_ANOTHER_SLOT, STORE
+from tests.system.unit_arena import IN_ANOTHER_SLOT
 
 SUITES = (BOOKWORM, TRIXIE)
-
-PLACE = "/opt/attack"
-PROGRAMS = ("__init__.py", "child.py", "step_client.py", "attack/__init__.py", "attack/arena.py", "attack/hosts.py",
-            "attack/sysv.py", "system/__init__.py", "system/unit_arena.py")  # fmt: skip
 
 PROCESSES = {f"read-{who}-{what}" for who in ("runner", "launcher") for what in ("environ", "mem", "maps", "fd", "cmdline")}
 NOT_IN_VIEW = PROCESSES | {
@@ -40,12 +34,6 @@ NOT_IN_VIEW = PROCESSES | {
     *("mkdir-outside", "symlink-outside", "mkfifo-outside", "hardlink-of-outside", "write-through-symlink"),
     *("write-through-proc-root", "write-victim-oom", "write-runner-mem", "write-core-pattern", "write-sysrq", "write-sysfs"),
 }
-# root of a container may not do these either; tests/attack has their controls outside of one.
-NO_CONTROL_IN_A_CONTAINER = {
-    "open-by-handle", "dmesg", "write-sysctl", "device-kmsg", "realtime", "swapon", "settimeofday", "acct", "quotactl",
-    "fanotify", "modify-ldt", "pidfd-getfd-victim", "clock-settime", "clock-adjtime", "swapoff", "write-sysfs",
-    "write-core-pattern", "read-modules",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +47,7 @@ def hospital(node: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def told(hospital: Hospital) -> dict[str, Any]:
     """What the attacker's program saw."""
-    guest = hospital.guest
-    package = [f"attack/attempts/{path.name}" for path in Path(TREE, "tests/attack/attempts").glob("*.py")]
-    for name in (*PROGRAMS, *package):
-        guest.write(f"{PLACE}/tests/{name}", Path(TREE, "tests", name).read_bytes())
-    runner = str(guest.main_pid("scaleoutd-runner.service"))
-    environment = {"PYTHONPATH": f"/usr/lib/scaleoutd:{PLACE}", "PYTHONDONTWRITEBYTECODE": "1"}
-    ran = guest.run(["/usr/bin/python3", "-m", "tests.system.unit_arena", runner], env=environment, timeout_s=900)
-    line = next(line for line in ran.stdout.splitlines() if line.startswith("TOLD "))
-    return dict(json.loads(line.removeprefix("TOLD ")))
-
-
-def through(told: dict[str, Any], kind: str) -> set[str]:
-    answers = told["inside"][kind].items()
-    return {name for name, (how, _) in answers if how not in ("denied", "killed") and ATTEMPTS[name].outcome != OWN_CODE}
+    return AttackedNode(hospital).attempt_all()
 
 
 def test_every_attempt_was_made_in_a_real_instance(told: dict[str, Any]) -> None:
@@ -108,5 +83,4 @@ def test_the_controls_outside_succeed(told: dict[str, Any]) -> None:
 
 def test_the_node_is_as_before(told: dict[str, Any], hospital: Hospital) -> None:
     assert check_task(hospital, hospital.offer()) == "COMPLETED"
-    hospital.guest.run(f"rm -r {STORE}")  # the programs of the attack
     check_node(hospital)

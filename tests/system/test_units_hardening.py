@@ -32,6 +32,7 @@ BITES = {
     "PrivateTmp": ("see-tmp",),
     "PrivateDevices": ("see-device",),
     "DevicePolicy": ("open-tun",),
+    "InaccessiblePaths": ("open-terminal",),
     "PrivateIPC": ("see-queue",),
     "PrivateMounts": ("mount-for-all",),
     "ProtectControlGroups": ("make-cgroup",),

@@ -146,7 +146,7 @@ def test_without_a_free_thread_the_connection_ends_and_the_room_goes_on(
 
 def test_the_ledger_takes_no_command() -> None:
     class Counters:
-        size, signed, failed = 3, 2, False
+        size, signed, failed, trouble = 3, 2, False, ""
 
     desk = LedgerDesk(Counters())
     assert desk.report().text == "3 events, 2 of them signed"

@@ -14,6 +14,7 @@ import pytest
 from scaleoutd.errors import ConfigError, LedgerError, StorageError
 from scaleoutd.ipc.messages import Recorded
 from scaleoutd.ledger import checkpoints as checkpoints_module
+from scaleoutd.ledger.control import LedgerDesk, text_of
 from scaleoutd.ledger.journal import Journal
 from scaleoutd.ledger.recorder import Recorder
 from scaleoutd.ledger.signer import Signer
@@ -221,6 +222,39 @@ def test_a_release_that_cannot_be_signed_over_is_not_acknowledged_and_may_be_tri
     assert verdict_of(tmp_path).signed_size > answer.sequences[0]
     assert len(bodies(tmp_path, "release")) == 1
     ledger.close("test")
+
+
+def test_a_full_disk_is_told_and_its_end_is_found_though_nobody_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ToldClock()
+    ledger = recorder(tmp_path, clock)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    said: list[str] = []
+    monkeypatch.setattr("scaleoutd.ledger.recorder.LOG.error", lambda _, exc, extra: said.append(str(exc)))
+
+    def refuse(*_: object) -> None:
+        raise full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        (answer,) = ledger.commit([request("runner", entry("computed", run="r"))])
+        assert isinstance(answer, LedgerError)
+        for _ in range(5):
+            clock.advance(1)
+            ledger.settle()
+            assert text_of(ledger).startswith("records nothing: ") and "No space left" in text_of(ledger)
+        assert LedgerDesk(ledger).report().state == "refusing" and ledger.idle_s() <= 1
+        assert not said  # whoever asked was told; looking again and again fills no journal
+    ledger.settle()
+    assert ledger.trouble  # it waits before it tries again
+    clock.advance(1)
+    ledger.settle()
+    assert (
+        LedgerDesk(ledger).report().state == "serving"
+        and text_of(ledger) == f"{ledger.size} events, {ledger.signed} of them signed"
+    )
+    assert len(bodies(tmp_path, "ledger-alive")) == 1
+    ledger.close("test")
+    assert verdict_of(tmp_path).ok
 
 
 _PWRITE = os.pwrite
