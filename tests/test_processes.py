@@ -13,7 +13,9 @@ from tests.processes import descendants, descriptors_of, is_alive, process, read
 
 
 def test_control_a_child_is_seen_with_its_parent_and_command_line() -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()", "mark"], stdin=subprocess.PIPE) as child:
+    command = [sys.executable, "-c", "print(flush=True); input()", "mark"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline()  # in the middle of execve(2) it has no command line
         found = process(child.pid)
         assert found is not None and found.parent == os.getpid() and is_alive(child.pid)
         assert "mark" in descendants(os.getpid())[child.pid]
