@@ -85,7 +85,8 @@ def check_files(
         except BaseException as exc:  # noqa: BLE001  raised again below, in the caller's thread
             failures.append(exc)
 
-    count = min(MAX_THREADS, os.cpu_count() or 1, max(1, len(entries) // 8 + sum(entry.chunks is not None for entry in entries)))
+    wanted = len(entries) // 8 + sum(len(entry.chunks or ()) for entry in entries)
+    count = min(MAX_THREADS, os.cpu_count() or 1, max(1, wanted))
     threads = [threading.Thread(target=work, name=f"hash-{index}") for index in range(count - 1)]
     for thread in threads:
         thread.start()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,18 @@ def test_a_large_file_is_proven_by_its_chunks(tmp_path: Path) -> None:
         file.seek(CHUNK_BYTES + 5)
         file.write(b"x")
     assert [(found.code, found.path) for found in check_project(project.prove())] == [("file-changed", "big.bin")]
+
+
+def test_the_chunks_of_one_file_are_hashed_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = make_project(tmp_path / "p")
+    with open(project.path / "big.bin", "wb") as file:
+        file.truncate(CHUNK_BYTES + 4096)
+    project.sign()
+    (big,) = (entry for entry in project.prove().manifest.manifest.files if entry.path == "big.bin")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    both = threading.Barrier(2)  # one thread alone would wait here for ever
+    with Tree(project.path) as tree:
+        assert check_files(tree, [big], on_bytes=lambda _: (both.wait(60), None)[1]) == []
 
 
 def test_digests_are_of_the_whole_file_and_of_each_chunk(tmp_path: Path) -> None:
