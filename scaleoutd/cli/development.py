@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +37,7 @@ from scaleoutd.core.trust import Role, TrustedKey, TrustRoot, sign_trust_root
 from scaleoutd.durable import make_private_folder, replace_file, storage_errors
 from scaleoutd.errors import FormatError, VerificationError
 from scaleoutd.runner.rootfile import read_trust_root
-from scaleoutd.runner.tree import RACY_NS, Node, Tree, identity
+from scaleoutd.runner.tree import Node, Tree, identity, is_fresh
 from scaleoutd.runner.verify import project_nodes
 
 VALID_DAYS = 30  # of a manifest; it is signed again when a third of that is left
@@ -213,8 +212,7 @@ _UNCHANGED: dict[Path, _Known] = {}
 
 def _remember(project: Path, tree: Tree, terms: Terms, private_key: PrivateKey, manifest: Manifest) -> None:
     nodes = _nodes(tree)
-    # Not for long enough at rest: the next change might not show in ctime (see store.RACY_NS).
-    if any(node.ctime_ns > time.time_ns() - RACY_NS for node in nodes):
+    if is_fresh(nodes):
         _UNCHANGED.pop(project, None)
         return
     _UNCHANGED[project] = _Known(_seen(terms, private_key, nodes), manifest.version, manifest.project, _renew_ms(manifest))

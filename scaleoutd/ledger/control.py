@@ -33,11 +33,13 @@ class Counters(Protocol):
 
 def text_of(recorder: Counters) -> str:
     """One line for a person: what there is, or why nothing more is recorded."""
-    if recorder.failed:
-        return "records nothing: the disk did not take a write"
-    if recorder.trouble:
-        return f"records nothing: {recorder.trouble}"
+    if cause := _cause(recorder):
+        return f"records nothing: {cause}"
     return f"{recorder.size} events, {recorder.signed} of them signed"
+
+
+def _cause(recorder: Counters) -> str:
+    return "the disk did not take a write" if recorder.failed else recorder.trouble
 
 
 class LedgerDesk:
@@ -47,17 +49,19 @@ class LedgerDesk:
         self._recorder, self._since_ms = recorder, time.time_ns() // 1_000_000
 
     def report(self) -> StatusReport:
-        failed, trouble = self._recorder.failed, self._recorder.trouble
+        cause, hint = _cause(self._recorder), ""
+        if cause:
+            hint = "See the kernel's log." if self._recorder.failed else "Make room for the trail; it goes on by itself."
         return StatusReport(
             room="ledger",
             build=__version__,
             pid=os.getpid(),
             since_ms=self._since_ms,
-            state="refusing" if failed or trouble else "serving",
+            state="refusing" if cause else "serving",
             text=text_of(self._recorder),
-            code="ledger-unavailable" if failed or trouble else "",
-            message="the disk did not take a write" if failed else trouble[:1024],
-            hint="See the kernel's log." if failed else "Make room for the trail; it goes on by itself." if trouble else "",
+            code="ledger-unavailable" if cause else "",
+            message=cause[:1024],
+            hint=hint,
             facts={"events": self._recorder.size, "signed_events": self._recorder.signed},
         )
 

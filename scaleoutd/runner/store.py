@@ -32,7 +32,7 @@ from scaleoutd.durable import make_private_folder, replace_file, storage_errors,
 from scaleoutd.errors import FormatError, StorageError
 from scaleoutd.hostclock import boot_id as _boot
 from scaleoutd.runner.hashing import check_files
-from scaleoutd.runner.tree import RACY_NS, Tree, identity, is_fresh
+from scaleoutd.runner.tree import Tree, identity, is_fresh
 from scaleoutd.runner.verify import Proven, compare, project_nodes, refuse
 
 # For everyone: the step's user reads here, and what is here was in a project that it is meant to run.
@@ -71,7 +71,7 @@ def take_snapshot(proven: Proven, store_path: Path, *, read_always: bool = False
     with Tree(proven.project_path) as source:
         nodes = project_nodes(source, manifest.ignored)
         source_identity = identity(nodes)
-        too_fresh = is_fresh(nodes, RACY_NS)
+        too_fresh = is_fresh(nodes)
         index = None if read_always else index
         source_known = index is not None and index.source == source_identity
         copy_known = index is not None and index.boot == _boot() and _copy_identity(entry_path) == index.copy

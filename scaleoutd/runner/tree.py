@@ -178,9 +178,10 @@ def identity(nodes: list[Node]) -> str:
     return hashlib.sha256(repr([tuple(node) for node in nodes]).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def is_fresh(nodes: list[Node], racy_ns: int = RACY_NS) -> bool:
+def is_fresh(nodes: list[Node]) -> bool:
     """Whether something changed so short ago that its identity may be that of other bytes too; then it is not remembered."""
-    return any(node.ctime_ns > time.time_ns() - racy_ns for node in nodes)
+    at_rest_ns = time.time_ns() - RACY_NS
+    return any(node.ctime_ns > at_rest_ns for node in nodes)
 
 
 def read_small(tree: Tree, path: str, max_bytes: int) -> bytes:

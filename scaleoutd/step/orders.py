@@ -23,7 +23,7 @@ from scaleoutd.step.confine import Identity
 GO = b"go"
 _ORDER_BYTES = 128 * 1024
 _PASSED_AT_ONCE = 250  # the kernel passes 253 (unix(7))
-_PROCESSES_OF_OURS = {"namespaces": 3, "systemd": 3, "inner": 3}  # launcher, pid 1, and the main process before its exec
+_PROCESSES_OF_OURS = 3  # launcher, pid 1, and the main process before its exec
 
 
 class Gone(Exception):
@@ -125,7 +125,7 @@ def tell_go(*ends: socket.socket) -> None:
 
 def process_bound(order: Order) -> int:
     """RLIMIT_NPROC of the step: its own, and those of ours that count as its uid."""
-    return order.plan.limits.processes + _PROCESSES_OF_OURS[order.plan.backend]
+    return order.plan.limits.processes + _PROCESSES_OF_OURS
 
 
 def tell(fd: int, body: dict[str, Any], descriptors: list[int] | None = None) -> None:

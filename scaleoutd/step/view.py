@@ -131,10 +131,13 @@ def _files(uid: int, gid: int) -> tuple[SmallFile, ...]:
 def _grants(plan: SandboxPlan, nodes: Sequence[str]) -> tuple[Grant, ...]:
     grants = [Grant("/", "list"), Grant("/proc", "read"), Grant("/etc", "read")]
     grants += [Grant(bind.target, "execute" if bind.executable else "read") for bind in plan.binds]
-    grants += [Grant(device, "device") for device in DEVICES]
-    grants += [Grant(node, "driver") for node in nodes]
+    grants += _device_grants(nodes)
     grants += [Grant(path, "write") for path in (SCRATCH, "/tmp", "/dev/shm")]  # noqa: S108
     return (*grants, Grant("/sys", "read"))
+
+
+def _device_grants(nodes: Sequence[str]) -> list[Grant]:
+    return [*(Grant(device, "device") for device in DEVICES), *(Grant(node, "driver") for node in nodes)]
 
 
 def of_unit(plan: SandboxPlan, nodes: Sequence[str] = ()) -> View:
@@ -144,8 +147,7 @@ def of_unit(plan: SandboxPlan, nodes: Sequence[str] = ()) -> View:
     """
     grants = [Grant("/proc", "read"), Grant("/etc", "read"), *(Grant(path, "read") for path in TOPOLOGY)]
     grants += [Grant(bind.source, "execute" if bind.executable else "read") for bind in plan.binds]
-    grants += [Grant(device, "device") for device in DEVICES]
-    grants += [Grant(node, "driver") for node in nodes]
+    grants += _device_grants(nodes)
     grants += [Grant(path, "write") for path in (plan.scratch, "/tmp", "/dev/shm")]  # noqa: S108
     return View((), (), (), (), tuple(grants))
 
@@ -154,7 +156,6 @@ def of_host(plan: SandboxPlan, nodes: Sequence[str] = ()) -> View:
     """Backend `inner`: no view of its own, only Landlock's list.  The command finds everything at its source; what a target
     would be says to people what the source is for."""
     grants = [Grant(bind.source, "execute" if bind.executable else "read") for bind in plan.binds]
-    grants += [Grant(device, "device") for device in DEVICES]
-    grants += [Grant(node, "driver") for node in nodes]
+    grants += _device_grants(nodes)
     grants.append(Grant(plan.scratch, "write"))
     return View((), (), (), (), tuple(grants))

@@ -35,7 +35,7 @@ from scaleoutd.devcombiner.rest import Assignment, RestApi
 from scaleoutd.errors import CredentialError, FormatError, ScaleoutError, VerificationError
 from tests.fuzz.targets.combiner import _authority, _request_seeds
 from tests.fuzz.targets.issued import _armoured, _der_seeds
-from tests.fuzz.targets.second import second
+from tests.second_verifier import second
 
 P256 = b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07"
 CONSTRAINTS = b"\x06\x03\x55\x1d\x13\x01\x01\xff"
@@ -138,7 +138,7 @@ def test_a_task_file_that_is_no_task_is_a_problem_and_not_the_end_of_status(tmp_
 # --- names of a manifest ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("check", [check_paths, lambda paths: second().check_paths(paths)], ids=["ours", "the second verifier"])
+@pytest.mark.parametrize("check", [check_paths, lambda paths: second.check_paths(paths)], ids=["ours", "the second verifier"])
 def test_deep_names_cost_what_they_are_long_and_not_its_square(check: Any) -> None:
     paths = sorted("/".join((f"X{number:04d}", *["a"] * 506)) for number in range(1000))
     tracemalloc.start()
@@ -148,7 +148,7 @@ def test_deep_names_cost_what_they_are_long_and_not_its_square(check: Any) -> No
     finally:
         tracemalloc.stop()
     assert peak < 4 * sum(map(len, paths)) + (1 << 20), f"{peak >> 20} MiB for {sum(map(len, paths)) >> 10} KiB"
-    with pytest.raises((VerificationError, second().Refused)):
+    with pytest.raises((VerificationError, second.Refused)):
         check(sorted([*paths, "x0007/a"]))
 
 

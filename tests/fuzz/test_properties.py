@@ -33,7 +33,7 @@ from scaleoutd.core.trust import TrustRoot, verify_chain
 from scaleoutd.errors import CODES, ConfigError, FormatError, ScaleoutError, VerificationError
 from scaleoutd.runner.store import discard, take_snapshot
 from scaleoutd.runner.verify import check_project
-from tests.fuzz.targets.second import second
+from tests.second_verifier import second
 from tests.unit.core.trust_samples import ALICE, BOB, NOW, make_manifest, make_root, root_bytes, signed
 from tests.unit.runner.signed_project import SignedProject, make_project
 
@@ -89,12 +89,11 @@ def project(tree: Mapping[str, Any]) -> Iterator[tuple[SignedProject, Path]]:
 
 def verdict_of_second(one: SignedProject) -> str:
     """What tools/verify_manifest.py says of the folder."""
-    other = second()
     try:
-        root = other.parse_root(one.root.payload())
-        manifest = other.verify_manifest((one.path / MANIFEST_NAME).read_bytes(), root, now().wall_ms, None, "heart")
-        other.check_folder(str(one.path), manifest)
-    except other.Refused as exc:
+        root = second.parse_root(one.root.payload())
+        manifest = second.verify_manifest((one.path / MANIFEST_NAME).read_bytes(), root, now().wall_ms, None, "heart")
+        second.check_folder(str(one.path), manifest)
+    except second.Refused as exc:
         return str(exc.code)
     return "accepted"
 

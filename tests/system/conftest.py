@@ -11,6 +11,7 @@ import pytest
 
 from tests.packaging import deb as package
 from tests.system.container import Container
+from tests.system.hospital import Hospital
 from tests.system.image import BOOKWORM, missing_for_container, missing_for_machine
 from tests.system.install import distribution, install_deb, install_tree
 from tests.system.machine import Machine
@@ -83,6 +84,15 @@ def node_machine(machine: Machine) -> Machine:
     """The same in the machine."""
     install_tree(machine)
     return machine
+
+
+@pytest.fixture(scope="module")
+def hospital(node: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    """The node of a hospital as it is enrolled and started; a module whose node is another has a fixture of its own."""
+    with Hospital(node, tmp_path_factory.mktemp("site")) as site:
+        site.bring()
+        site.start()
+        yield site
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,9 @@ cleaned up and what the others do meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.fault.node import LARGE
-from tests.system.container import Container
 from tests.system.hospital import Hospital
 from tests.system.promises import check_node, check_task
 
@@ -23,14 +20,6 @@ UNITS = {
     "step": "scaleoutd-step@*.service",
 }
 SERVER_STAGES = ("download", "upload", "announced", "report", "reported")
-
-
-@pytest.fixture(scope="module")
-def hospital(node: Container, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    with Hospital(node, tmp_path_factory.mktemp("hospital")) as site:
-        site.bring()
-        site.start()
-        yield site
 
 
 def kill(hospital: Hospital, victim: str) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from tests.attack.attempts import ATTEMPTS
 from tests.attack.attempts.devices import FAKES
 from tests.system.attacked import NO_CONTROL_IN_A_CONTAINER, AttackedNode, through
-from tests.system.guest import Guest
 from tests.system.hospital import Hospital
 from tests.system.image import BOOKWORM, TRIXIE
 from tests.system.promises import check_node, check_task
@@ -34,14 +32,6 @@ NOT_IN_VIEW = PROCESSES | {
     *("mkdir-outside", "symlink-outside", "mkfifo-outside", "hardlink-of-outside", "write-through-symlink"),
     *("write-through-proc-root", "write-victim-oom", "write-runner-mem", "write-core-pattern", "write-sysrq", "write-sysfs"),
 }
-
-
-@pytest.fixture(scope="module")
-def hospital(node: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    with Hospital(node, tmp_path_factory.mktemp("site")) as site:
-        site.bring()
-        site.start()
-        yield site
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ Controls: the same acts outside, in the same guest, and a node without the drop-
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,7 +16,6 @@ from tests.attack.attempts import ATTEMPTS
 from tests.attack.hosts import Host
 from tests.attack.matrix import BOOTED_CELLS
 from tests.system.attacked import NO_CONTROL_IN_A_CONTAINER, AttackedNode, through
-from tests.system.guest import Guest
 from tests.system.hospital import Hospital
 from tests.system.promises import check_node, check_task
 from tests.system.unit_arena import IN_ANOTHER_SLOT
@@ -25,14 +23,6 @@ from tests.system.unit_arena import IN_ANOTHER_SLOT
 OTHERS = [cell.host for cell in BOOTED_CELLS if cell.host != "plain"]
 ABI = {"landlock-off": 0, "abi-2": 2}
 IN_FORCE = 3  # the least that a host has to have for these to be others
-
-
-@pytest.fixture(scope="module")
-def hospital(node: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    with Hospital(node, tmp_path_factory.mktemp("site")) as site:
-        site.bring()
-        site.start()
-        yield site
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,6 @@ cannot be built and a policy that was not applied are told with their code."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-
-import pytest
 
 from tests.system.guest import Guest
 from tests.system.hospital import ETC, GATE, Hospital
@@ -17,14 +14,6 @@ from tests.system.promises import check_node, check_task
 SUITES = (BOOKWORM, TRIXIE)
 
 STEP_DROP_IN = "/etc/systemd/system/scaleoutd-step@.service.d/50-policy.conf"
-
-
-@pytest.fixture(scope="module")
-def hospital(node: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    with Hospital(node, tmp_path_factory.mktemp("site")) as site:
-        site.bring()
-        site.start()
-        yield site
 
 
 def test_a_launcher_killed_in_the_run_leaves_nothing_and_the_task_is_done_once(hospital: Hospital) -> None:

@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-
 from tests.system.guest import Guest
 from tests.system.hospital import Hospital
 from tests.system.image import BOOKWORM, TRIXIE
@@ -34,14 +30,6 @@ def test_a_node_without_configuration_refuses_with_a_sentence_and_is_not_started
         assert (found["ActiveState"], found["ExecMainStatus"], found["NRestarts"]) == ("failed", "78", "0"), (unit, found)
         assert code in found["StatusText"] and "cannot" in found["StatusText"]
     node.run("systemctl stop scaleoutd.service; systemctl reset-failed")
-
-
-@pytest.fixture(scope="module")
-def hospital(node: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    with Hospital(node, tmp_path_factory.mktemp("site")) as site:
-        site.bring()
-        site.start()
-        yield site
 
 
 def test_stopped_it_leaves_no_process_and_no_socket_and_starts_again(hospital: Hospital) -> None:

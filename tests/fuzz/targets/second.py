@@ -6,10 +6,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from scaleoutd.core import strictjson
@@ -27,20 +24,11 @@ from scaleoutd.core.manifest import check_paths, parse_manifest, verify_manifest
 from scaleoutd.core.trust import RootPin, TrustRoot, parse_trust_root, verify_chain
 from scaleoutd.errors import FormatError, ScaleoutError
 from tests.fuzz.target import Target, same
+from tests.second_verifier import second
 from tests.unit.core.authenticator import SshSigner
 from tests.unit.core.trust_samples import ALICE, AT_MS, BOB, MALLORY, NOW, ROOT_KEY, make_manifest, make_root, root_bytes, signed
 
-PROGRAM = Path(__file__).resolve().parents[3] / "tools" / "verify_manifest.py"
 _FLOORS: dict[str, Any] = {"time_ms": AT_MS, "manifest_versions": {"heart": 3}}
-
-
-@functools.cache
-def second() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("verify_manifest", PROGRAM)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @functools.cache
@@ -51,7 +39,7 @@ def _root() -> TrustRoot:
 
 @functools.cache
 def _their_root() -> Any:
-    return second().parse_root(_root().payload())
+    return second.parse_root(_root().payload())
 
 
 def _envelope(data: bytes) -> None:
@@ -59,7 +47,7 @@ def _envelope(data: bytes) -> None:
     payloads = (data, _subject_mended(data))
     for envelope in (data,) if b'"payloadType"' in data else (*map(_signed, payloads), _signed(data, ALICE)):
         found = _told(lambda whole=envelope: verify_manifest(whole, _root(), NOW, Floors(**_FLOORS), project="heart"))
-        theirs = _theirs(lambda whole=envelope: second().verify_manifest(whole, _their_root(), AT_MS, _FLOORS, "heart"))
+        theirs = _theirs(lambda whole=envelope: second.verify_manifest(whole, _their_root(), AT_MS, _FLOORS, "heart"))
         same(theirs, found, "the second verifier's verdict")
         if found != "accepted":
             raise FormatError("cannot accept it", code=found)
@@ -71,7 +59,7 @@ def _chain(data: bytes) -> None:
     for documents in ([document], [root_bytes(make_root()), document]):
         for pin in (None, (1, make_root().digest())):
             ours = _told(lambda all_=documents, one=pin: verify_chain(all_, NOW, pin=RootPin(*one) if one else None))
-            theirs = _theirs(lambda all_=documents, one=pin: second().verify_chain(all_, AT_MS, 0, one))
+            theirs = _theirs(lambda all_=documents, one=pin: second.verify_chain(all_, AT_MS, 0, one))
             same(theirs, ours, f"the second verifier's verdict on {len(documents)} roots")
     if ours != "accepted":
         raise FormatError("cannot accept it", code=ours)
@@ -81,25 +69,25 @@ def _manifest(data: bytes) -> None:
     """A payload alone: without the second verifier's slow arithmetic a hundred times as many are tried."""
     for payload in (data, _subject_mended(data)):
         ours = _told(lambda one=payload: parse_manifest(one))
-        same(_theirs(lambda one=payload: second().parse_manifest(one)), ours, "the second verifier's verdict on a manifest")
+        same(_theirs(lambda one=payload: second.parse_manifest(one)), ours, "the second verifier's verdict on a manifest")
         if ours != "accepted":
             raise FormatError("cannot accept it", code=ours)
 
 
 def _root_document(data: bytes) -> None:
     ours = _told(lambda: parse_trust_root(data).digest())
-    theirs = _theirs(lambda: second().parse_root(data))
+    theirs = _theirs(lambda: second.parse_root(data))
     same(theirs == "accepted", ours == "accepted", f"the second verifier's verdict, {theirs}, ours is {ours}")
     if ours != "accepted":
         raise FormatError("cannot accept it", code="trust-root-invalid")
-    same(second().root_digest(second().parse_root(data)), parse_trust_root(data).digest(), "the root's digest")
+    same(second.root_digest(second.parse_root(data)), parse_trust_root(data).digest(), "the root's digest")
 
 
 def _paths(data: bytes) -> None:
     """Names by line, in order: what the one refuses, the other refuses."""
     names = sorted(set(data.decode("utf-8", "replace").split("\n")))
     ours = _told(lambda: check_paths(names))
-    same(_theirs(lambda: second().check_paths(names)), ours, "the second verifier's verdict on names")
+    same(_theirs(lambda: second.check_paths(names)), ours, "the second verifier's verdict on names")
     if ours != "accepted":
         raise FormatError("cannot accept it", code=ours)
 
@@ -126,7 +114,7 @@ def _told(verify: Any) -> str:
 def _theirs(verify: Any) -> str:
     try:
         verify()
-    except second().Refused as exc:
+    except second.Refused as exc:
         return str(exc.code)
     return "accepted"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import importlib.util
 import json
 import os
 import random
@@ -13,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,23 +21,13 @@ from scaleoutd.core.ignore import IgnoreRules
 from scaleoutd.core.manifest import MANIFEST_NAME, verify_manifest
 from scaleoutd.core.trust import RootPin, verify_chain
 from scaleoutd.errors import ScaleoutError
+from tests.second_verifier import second
 from tests.vectors import make_corpus
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = ROOT / "tools/verify_manifest.py"
 CORPUS: dict[str, Any] = json.loads((ROOT / "tests/vectors/trust/cases.json").read_text())
 CASES: list[dict[str, Any]] = CORPUS["cases"]
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("verify_manifest", PROGRAM)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-SECOND = load()
 
 
 def ours(case: dict[str, Any]) -> str:
@@ -59,11 +47,11 @@ def theirs(case: dict[str, Any]) -> str:
     try:
         documents = [base64.b64decode(text) for text in case["roots_b64"]]
         pin = tuple(case["pin"]) if "pin" in case else None
-        root = SECOND.verify_chain(documents, CORPUS["at_ms"], case.get("root_version", 0), pin)
+        root = second.verify_chain(documents, CORPUS["at_ms"], case.get("root_version", 0), pin)
         known = {"time_ms": case.get("time_ms", 0), "manifest_versions": case.get("manifest_versions", {})}
         envelope = base64.b64decode(case["envelope_b64"])
-        SECOND.verify_manifest(envelope, root, CORPUS["at_ms"], known, case.get("project"))
-    except SECOND.Refused as exc:
+        second.verify_manifest(envelope, root, CORPUS["at_ms"], known, case.get("project"))
+    except second.Refused as exc:
         return str(exc.code)
     return "accepted"
 
@@ -148,11 +136,11 @@ def test_both_ignore_the_same() -> None:
             assert exc.code == "manifest-invalid"
             first = None
         try:
-            second = SECOND.is_ignored(path, is_folder, [rule for rule in map(SECOND.ignore_rule, patterns) if rule])
-        except SECOND.Refused as exc:
+            found = second.is_ignored(path, is_folder, [rule for rule in map(second.ignore_rule, patterns) if rule])
+        except second.Refused as exc:
             assert exc.code == "manifest-invalid"
-            second = None
-        assert first == second, (patterns, path, is_folder)
+            found = None
+        assert first == found, (patterns, path, is_folder)
         decided[first] += 1
     assert min(decided.values()) > 10
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from scaleoutd.errors import ScaleoutError, VerificationError
-from scaleoutd.runner import store
+from scaleoutd.runner import store, tree
 from scaleoutd.runner.hashing import check_files
 from scaleoutd.runner.store import Snapshot, discard, prune, take_snapshot
 from tests.unit.runner.signed_project import SignedProject, make_project, rest
@@ -103,7 +103,7 @@ def test_same_size_and_times_do_not_hide_a_change(project: SignedProject, tmp_pa
 def test_a_source_too_fresh_to_tell_is_read_again(
     project: SignedProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "RACY_NS", 10**12)
+    monkeypatch.setattr(tree, "RACY_NS", 10**12)
     take_snapshot(project.prove(), tmp_path / "store")
     reads: list[object] = []
     monkeypatch.setattr(store, "check_files", lambda *given: reads.append(given) or check_files(*given))
